@@ -1,0 +1,1 @@
+"""How fast tonnage starts, sizes and searches, judged against stated goals."""
