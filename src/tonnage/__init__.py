@@ -1,0 +1,63 @@
+"""tonnage: how many GPUs a language model needs for these users under these promises.
+
+    >>> import tonnage
+    >>> plan = tonnage.size("examples/support-chatbot.yaml")  # doctest: +SKIP
+    >>> plan.scenario("recommended").gpus  # doctest: +SKIP
+
+Reading guide: open `pipeline.py`, then follow its imports up the page of the README's house.
+Names below are imported on first use, so that `import tonnage` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tonnage.catalog.loader import Catalog
+    from tonnage.errors import TonnageError
+    from tonnage.fleet import Capacity, Plan, Question, StatedFleet
+    from tonnage.pipeline import capacity, size
+    from tonnage.study.loader import Study, load_study, study_from_overrides
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Capacity",
+    "Catalog",
+    "Plan",
+    "Question",
+    "StatedFleet",
+    "Study",
+    "TonnageError",
+    "capacity",
+    "load_study",
+    "size",
+    "study_from_overrides",
+]
+
+_HOMES = {
+    "Capacity": "tonnage.fleet",
+    "Catalog": "tonnage.catalog.loader",
+    "Plan": "tonnage.fleet",
+    "Question": "tonnage.fleet",
+    "StatedFleet": "tonnage.fleet",
+    "Study": "tonnage.study.loader",
+    "TonnageError": "tonnage.errors",
+    "capacity": "tonnage.pipeline",
+    "load_study": "tonnage.study.loader",
+    "size": "tonnage.pipeline",
+    "study_from_overrides": "tonnage.study.loader",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 — any public name
+    """Import a public name from its home on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return sorted(__all__)
