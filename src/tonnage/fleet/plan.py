@@ -1,0 +1,131 @@
+"""Question -> Plan: search, choose, size the scenarios, explain what was turned down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tonnage.fleet import Alert, Plan, Question, Rejection, Scenario, ScenarioPolicy
+from tonnage.fleet.alerts import plan_alerts, scenario_alerts
+from tonnage.fleet.rejections import rejections_of
+from tonnage.fleet.relaxations import infeasible_of
+from tonnage.fleet.scenarios import constraints_of, first_complete, under_policy
+from tonnage.fleet.search import Design, Outcome, objective_of, search, survey
+from tonnage.fleet.standing import standing_of
+
+
+def plan_fleet(question: Question) -> Plan:
+    """The whole answer to `question`; pure and deterministic."""
+    objective, why = objective_of(question)
+    policy = design_policy(question)
+    design = Design(question=question, policy=policy, objective=objective)
+    ground = survey(question, policy)
+    outcome = search(design, ground)
+    ranked = sorted(outcome.options.values(), key=lambda option: option.key)
+    priced = [o for o in ranked if objective != "cost" or o.purchase.usd_per_hour is not None]
+    chosen, scenarios = first_complete(question, priced or ranked)
+    if chosen is None:
+        infeasible = infeasible_of(design, outcome, ground)
+        return Plan(
+            question=question,
+            objective=objective,
+            objective_reason=why,
+            deployment=None,
+            scenarios=(),
+            constraints=(),
+            rejections=rejections_of(design, outcome, None),
+            unpriced=(),
+            infeasible=infeasible,
+            considered=dict(outcome.considered),
+            alerts=_no_fit_alerts(outcome),
+        )
+    rejections = rejections_of(design, outcome, chosen)
+    unpriced: tuple[Rejection, ...] = ()
+    if objective == "cost":
+        unpriced = tuple(r for r in rejections if not r.priced and r.gpus is not None)
+        rejections = tuple(r for r in rejections if r.priced or r.gpus is None)
+    scenarios = tuple(
+        replace(scenario, alerts=scenario_alerts(question, scenario)) for scenario in scenarios
+    )
+    sized = under_policy(question, chosen, policy) or chosen
+    return Plan(
+        question=question,
+        objective=objective,
+        objective_reason=why,
+        deployment=chosen.deployment,
+        scenarios=scenarios,
+        constraints=constraints_of(question, sized, policy),
+        rejections=rejections,
+        unpriced=unpriced,
+        infeasible=None,
+        considered=dict(outcome.considered),
+        alerts=plan_alerts(question, chosen.deployment, scenarios)
+        + _missing_scenarios(question, scenarios),
+        standing=standing_of(question, outcome, chosen, scenarios),
+    )
+
+
+def recommended_gpus(question: Question, plan: Plan) -> int | None:
+    """GPUs of the recommended scenario when `question` is answered with the plan's arrangement.
+
+    Same GPU kind, parallelism, dtypes; None when that arrangement cannot serve it.
+    """
+    if plan.deployment is None:
+        return None
+    chosen = plan.deployment
+    fixed = replace(
+        question,
+        candidates=tuple(c for c in question.candidates if c.gpu.name == chosen.gpu.name),
+        tensor_parallel=(chosen.tensor_parallel,),
+        pipeline_parallel=(chosen.pipeline_parallel,),
+        expert_parallel=(chosen.expert_parallel,),
+        weight_dtypes=(chosen.weight_dtype,),
+        kv_dtypes=(chosen.kv_dtype,),
+    )
+    if len(question.models) > 1:  # the other pools keep their freedom
+        fixed = replace(
+            question, candidates=fixed.candidates, tensor_parallel=question.tensor_parallel
+        )
+    design = Design(question=fixed, policy=design_policy(question), objective=plan.objective)
+    best = search(design).best()
+    return None if best is None else best.purchase.gpus
+
+
+def design_policy(question: Question) -> ScenarioPolicy:
+    """The policy the search optimises for: the recommended one."""
+    return next(
+        (policy for policy in question.policies if policy.name == "recommended"),
+        question.policies[0],
+    )
+
+
+def _missing_scenarios(question: Question, scenarios: tuple[Scenario, ...]) -> tuple[Alert, ...]:
+    built = {scenario.name for scenario in scenarios}
+    return tuple(
+        Alert(
+            id="scenario_impossible",
+            severity="warning",
+            scenario=policy.name,
+            cause=f"no option carries the load with {policy.kv_budget_fraction:.0%} of the memory "
+            "for KV cache",
+            impact=f"there is no {policy.name} scenario",
+            action=f"raise scenarios.{policy.name}.kv_budget_fraction or allow more GPUs a replica",
+        )
+        for policy in question.policies
+        if policy.name not in built
+    )
+
+
+def _no_fit_alerts(outcome: Outcome) -> tuple[Alert, ...]:
+    if set(outcome.considered) - {"memory", "arrangement"}:
+        return ()
+    return (
+        Alert(
+            id="no_session_fits",
+            severity="critical",
+            scenario="all",
+            cause="not even one session fits any arrangement of the candidates",
+            impact="nothing can be served",
+            action="shorten the context, use an 8-bit cache or smaller weights, lower the stated "
+            "overhead, or take GPUs with more memory",
+        ),
+    )

@@ -1,0 +1,151 @@
+"""Study -> Plan. Read me first: the whole tool, without arithmetic.
+
+    a study (YAML, flags, six answers)
+      └─ study      told and assumed inputs, every step of the demand     -> Question
+          └─ fleet  every GPU kind × TP × PP × EP × dtypes
+              ├─ performance   what one replica holds, how long its steps take
+              ├─ queueing      step times × load -> latency percentiles
+              └─ search, scenarios, rejections, alerts                    -> Plan
+                  └─ report    text, JSON, Markdown
+
+Follow the imports down: each names the stage that does the work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tonnage.catalog.loader import Catalog, user_catalog_paths
+from tonnage.errors import InputError, InputErrors, TonnageError, UsageError
+from tonnage.evidence import Evidence
+from tonnage.fleet import (
+    Candidate,
+    Capacity,
+    Plan,
+    Question,
+    Sensitivity,
+    StatedFleet,
+    StatedInput,
+)
+from tonnage.fleet.capacity import capacity_of
+from tonnage.fleet.plan import plan_fleet, recommended_gpus
+from tonnage.hardware import ServerSpec
+from tonnage.study.loader import Study, load_study
+from tonnage.units import format_fraction, format_number, format_time
+
+HALF, HALF_MORE = 0.5, 1.5  # what every assumed figure is tried at
+
+
+def open_catalog(study: Study | None = None) -> Catalog:
+    """The packaged catalog, the user's own files on top, those the study names last."""
+    return Catalog.load((*user_catalog_paths(), *(study.overlays if study else ())))
+
+
+def size(asked: Study | Question | Path | str, catalog: Catalog | None = None) -> Plan:
+    """The smallest or cheapest fleet that keeps the promises, with reasons.
+
+    `asked` is a study, the path of one, or a question built by hand. Raises TonnageError for a
+    mistake in it; a question that nothing can answer is a Plan with `infeasible` set.
+    """
+    if isinstance(asked, Path | str):
+        asked = load_study(Path(asked))
+    if isinstance(asked, Question):
+        return plan_fleet(asked)
+    catalog = catalog or open_catalog(asked)
+    plan = plan_fleet(asked.question(catalog))
+    return replace(plan, sensitivities=sensitivities_of(asked, plan, catalog))
+
+
+def capacity(asked: Study, fleet: StatedFleet, catalog: Catalog | None = None) -> Capacity:
+    """The question turned round: what `fleet` carries of the study's calls, promises kept."""
+    catalog = catalog or open_catalog(asked)
+    question = asked.question(catalog)
+    if len(question.models) > 1:
+        raise UsageError(
+            "capacity answers for one model at a time; the study has several.",
+            hint="Give one with --model, or size the chain with tonnage size.",
+        )
+    daily = asked.document.workload.daily_users
+    return capacity_of(
+        question,
+        _owned(fleet, catalog),
+        fleet,
+        requests_per_user_per_day=daily.requests_per_user if daily else None,
+        active_s_per_day=asked.document.workload.active_hours,
+    )
+
+
+def _owned(fleet: StatedFleet, catalog: Catalog) -> Candidate:
+    """The hardware a stated fleet is made of: servers by name, else GPUs one by one."""
+    server: ServerSpec | None = None
+    whole = True
+    try:
+        server = catalog.server(fleet.name)
+        gpu = catalog.gpu(server.gpu)
+    except TonnageError:
+        gpu = catalog.gpu(fleet.name)
+        server, whole = catalog.default_server(gpu.name), False
+    return Candidate(
+        gpu=gpu, server=server, calibration=catalog.calibration(gpu), whole_servers=whole
+    )
+
+
+def sensitivities_of(study: Study, plan: Plan, catalog: Catalog) -> tuple[Sensitivity, ...]:
+    """Every assumed figure at half and at one and a half, those that move the answer most first.
+
+    The chosen arrangement is kept, so that the answer moves for one reason only.
+    """
+    if plan.deployment is None:
+        return ()
+    base = plan.scenario("recommended").gpus if plan.scenarios else None
+    assumed = [
+        told
+        for told in plan.question.inputs
+        if told.evidence is Evidence.ASSUMED and told.value is not None
+    ]
+    found = [_tried(study, told, plan, catalog, base) for told in assumed]
+    return tuple(sorted(found, key=lambda s: -_swing(s)))
+
+
+def _tried(
+    study: Study, told: StatedInput, plan: Plan, catalog: Catalog, base: int | None
+) -> Sensitivity:
+    answers: list[tuple[int | None, str]] = []
+    for factor in (HALF, HALF_MORE):
+        value = study.nearest_value(told.key, (told.value or 0.0) * factor)
+        try:
+            question = study.with_value(told.key, value).question(catalog)
+        except (InputError, InputErrors):
+            answers.append((None, "not allowed"))
+            continue
+        answers.append((recommended_gpus(question, plan), _said(told, value)))
+    (low, low_text), (high, high_text) = answers
+    return Sensitivity(
+        key=told.key,
+        text=told.text,
+        gpus_low=low,
+        gpus_base=base,
+        gpus_high=high,
+        low_text=low_text,
+        high_text=high_text,
+    )
+
+
+def _said(told: StatedInput, value: float) -> str:
+    """`value` of an input in the words it was told in."""
+    if told.unit == "s":
+        return format_time(value)
+    if told.text.endswith("%"):
+        return format_fraction(value)
+    return f"{format_number(value)} {told.unit}".strip()
+
+
+def _swing(sensitivity: Sensitivity) -> float:
+    """How far the answer moves; an input that makes it impossible moves it most."""
+    if sensitivity.gpus_base is None:
+        return 0.0
+    return max(
+        abs(gpus - sensitivity.gpus_base) if gpus is not None else float("inf")
+        for gpus in (sensitivity.gpus_low, sensitivity.gpus_high)
+    )
