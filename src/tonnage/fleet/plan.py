@@ -52,6 +52,7 @@ def plan_fleet(question: Question) -> Plan:
         objective=objective,
         objective_reason=why,
         deployment=chosen.deployment,
+        candidate=chosen.candidate,
         scenarios=scenarios,
         constraints=constraints_of(question, sized, policy),
         rejections=rejections,

@@ -1,0 +1,62 @@
+"""The command line: arguments -> the pipeline -> a report on stdout and an exit code.
+
+The only door so far. Results go to stdout, everything else to stderr. Each command imports what it
+needs when it runs, so that `tonnage --help` answers at once.
+
+Exit codes: 0 answered, 2 wrong use, 3 bad input, 4 nothing keeps the promises, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tonnage.cli import capacity, catalog, init, parameter, size
+from tonnage.cli.door import Door, GroupedOptions
+
+app = typer.Typer(
+    name="tonnage",
+    cls=Door,
+    help="How many GPUs a language model needs for these users under these promises.",
+    epilog="Start with tonnage init, or with tonnage size --help.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+)
+app.command(cls=GroupedOptions)(size.size)
+app.command(cls=GroupedOptions)(capacity.capacity)
+app.command(cls=GroupedOptions)(init.init)
+app.command(context_settings={"ignore_unknown_options": True})(parameter.parameter)
+app.add_typer(
+    catalog.app, name="catalog", short_help="What is known of hardware, models and engines."
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 — 15 ms
+
+        try:
+            typer.echo(f"tonnage {version('tonnage')}")
+        except PackageNotFoundError:  # run from a source tree
+            typer.echo("tonnage (not installed)")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """How many GPUs a language model needs for these users under these promises."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app(prog_name="tonnage")

@@ -1,0 +1,112 @@
+"""The JSON report: what the schema says, and never a number that JSON does not have."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tonnage.fleet import Plan
+from tonnage.report.build import report_plan
+from tonnage.report.capacity import report_capacity
+from tonnage.report.json import SCHEMA_VERSION, render_json, schema
+
+
+def document(plan: Plan):
+    return json.loads(render_json(report_plan(plan)), parse_constant=pytest.fail)
+
+
+def closed(node):
+    """The schema with every object closed to keys it does not name."""
+    if isinstance(node, list):
+        return [closed(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: closed(value) for key, value in node.items()}
+    if "properties" in inner and isinstance(inner.get("properties"), dict) and "type" in inner:
+        inner.setdefault("additionalProperties", False)
+    return inner
+
+
+def test_the_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(schema())
+    properties: Any = schema()["properties"]
+    assert properties["schema_version"]["const"] == SCHEMA_VERSION
+
+
+def test_every_plan_is_valid(plan):
+    jsonschema.Draft202012Validator(schema()).validate(document(plan))
+
+
+def test_no_key_is_undocumented(plan):
+    jsonschema.Draft202012Validator(closed(schema())).validate(document(plan))
+
+
+def test_the_figures_are_the_plan_s(plans):
+    found = document(plans["streaming"])
+    recommended = found["plan"]["scenarios"]["recommended"]
+    assert found["schema_version"] == "1.0"
+    assert found["mode"] == "streaming"
+    assert (recommended["gpus"], recommended["servers"]) == (24, 3)
+    assert recommended["cost_usd_per_hour"] == pytest.approx(81.6)
+    assert recommended["configuration"] == {
+        "headroom_fraction": 0.2,
+        "spare_units": 1,
+        "spare_unit": "server",
+        "kv_budget_fraction": 0.7,
+    }
+    assert found["plan"]["latency"]["ttft_p95_s"] == pytest.approx(0.9)
+    assert found["plan"]["deployment"]["server"] == "HGX-H200"
+    assert found["demand"]["requests_per_s_peak"] == 11
+    assert found["demand"]["concurrency_peak"] == pytest.approx(8 * (11.4 + 0.35))
+    assert found["evidence"]["kv_bytes_per_session"] == "modelled"
+    assert [each["priced"] for each in found["rejections"]] == [True, True, False]
+
+
+def test_memory_mode_has_no_latency_and_says_why(plans):
+    found = document(plans["memory"])
+    assert found["plan"]["latency"] is None
+    assert "plan.latency" in found["explanations"]
+    assert found["demand"]["concurrency_peak"] is None
+    assert found["demand"]["sessions"] == 1000
+
+
+def test_infeasible_has_nothing_to_buy(plans):
+    found = document(plans["infeasible"])
+    assert found["plan"]["deployment"] is None
+    assert found["plan"]["latency"] is None
+    assert found["plan"]["scenarios"] == {}
+    assert found["infeasible"]["relaxations"][0]["verified"] is True
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_number_json_does_not_have_is_null_and_explained(plans, value):
+    plan = plans["streaming"]
+    recommended = plan.scenario("recommended")
+    latency = dataclasses.replace(
+        recommended.latency, percentiles={**recommended.latency.percentiles, "ttft_p99_s": value}
+    )
+    scenarios = tuple(
+        dataclasses.replace(each, latency=latency) if each is recommended else each
+        for each in plan.scenarios
+    )
+    found = document(dataclasses.replace(plan, scenarios=scenarios))
+    assert found["plan"]["latency"]["ttft_p99_s"] is None
+    assert "plan.latency.ttft_p99_s" in found["explanations"]
+
+
+def test_every_explanation_points_at_a_null(plan):
+    found = document(plan)
+    for path in found["explanations"]:
+        value = found
+        for part in path.replace("[", ".").replace("]", "").split("."):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        assert value is None
+
+
+def test_a_capacity_is_json_too(capacity):
+    found = json.loads(render_json(report_capacity(capacity)), parse_constant=pytest.fail)
+    assert found["starts"] is capacity.starts
+    assert found["requests_per_s"] == capacity.requests_per_s
