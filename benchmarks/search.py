@@ -9,10 +9,32 @@ refuses a search that judged fewer than `DEPLOYMENTS`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tonnage.fleet.search import Design, objective_of, search
+from tonnage.pipeline import open_catalog
+from tonnage.study.loader import load_study
 
 DEPLOYMENTS = 10_000
+STUDY = Path(__file__).resolve().parents[1] / "examples" / "support-chatbot.yaml"
 
 
-def prepare_search() -> Callable[[], int] | None:
-    """Return the search to time, or None while there is none."""
-    return None
+def prepare_search() -> Callable[[], int]:
+    """The demo study over the whole catalog, with int4 weights and an int8 cache to choose too.
+
+    That widens the space to more than `DEPLOYMENTS`: GPU kind x TP x PP x dtypes x batch limits.
+    """
+    study = load_study(STUDY, overrides={"hardware.gpus": "all"})
+    question = replace(
+        study.question(open_catalog(study)),
+        weight_dtypes=("bf16", "fp8", "int4"),
+        kv_dtypes=("bf16", "fp8", "int8"),
+    )
+    policy = next(policy for policy in question.policies if policy.name == "recommended")
+    design = Design(question=question, policy=policy, objective=objective_of(question)[0])
+
+    def judge() -> int:
+        return search(design).considered.total()
+
+    return judge

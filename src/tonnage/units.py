@@ -18,6 +18,7 @@ Dimension = Literal[
 ]
 
 GIB = 2**30
+TERA = 4  # powers of 1,000 (or 1,024) in a tera (or tebi)
 HOURS_PER_MONTH = 730  # 365 * 24 / 12
 SECONDS_PER_HOUR = 3600
 SECONDS_PER_DAY = 86400
@@ -290,6 +291,8 @@ def format_bytes(size: float | None, *, binary: bool = True) -> str:
         base, names = (1000, ("B", "kB", "MB", "GB", "TB", "PB"))
     power = 0 if size == 0 else min(int(math.log(abs(size), base) + 1e-9), len(names) - 1)
     power = max(power, 0)
+    if power >= TERA and size < 2 * base**power:
+        power -= 1  # 1,418 GiB says more than 1.38 TiB
     value = size / base**power
     return f"{value:,.2f} {names[power]}" if power else f"{value:,.0f} {names[power]}"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -114,7 +114,7 @@ class Catalog:
         if known is not None:
             if known not in self._models:
                 self._models[known] = model_from_row(known, self.rows("models")[known])
-            return self._models[known]
+            return _as_called(self._models[known], name)
         from tonnage.catalog.huggingface import fetch_config, read_config  # noqa: PLC0415 (cold start)
 
         path = Path(name).expanduser()
@@ -237,6 +237,14 @@ class Catalog:
                 if server.default_for_gpu and self.rows("servers")[name].document is document:
                     defaults[server.gpu] = name
         return defaults
+
+
+def _as_called(model: ModelSpec, name: str) -> ModelSpec:
+    """The model under the hub id that was asked for; shorthands keep the catalog's name."""
+    for alias in model.aliases:
+        if "/" in alias and folded(alias) == folded(name):
+            return replace(model, name=alias)
+    return model
 
 
 def user_catalog_paths(environ: Mapping[str, str] = os.environ) -> tuple[Path, ...]:

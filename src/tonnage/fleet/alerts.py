@@ -139,21 +139,6 @@ def plan_alerts(
                 action="try kv_dtype fp8 where the GPU and your quality tests allow it",
             )
         )
-    if (
-        deployment.weight_dtype != model.native_weight_dtype
-        and deployment.weight_dtype not in question.weight_dtypes
-    ):
-        alerts.append(
-            Alert(
-                id="weights_requantised",
-                severity="info",
-                scenario="all",
-                cause=f"the plan loads {model.name} in {deployment.weight_dtype}; "
-                f"it is published in {model.native_weight_dtype}",
-                impact="answers may differ slightly from the published weights",
-                action=f"check quality, or state weight_dtype {model.native_weight_dtype}",
-            )
-        )
     if isinstance(workload.load, OpenLoad) and any(
         "poisson" in step.name.lower() or "Poisson" in step.formula for step in workload.steps
     ):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tonnage.fleet import Candidate, Question
 
 POISSON_PERCENTILE = 95.0
+WORTH_A_COMPROMISE = 0.03  # less gain does not pay for a requantised model or a pipeline
 
 
 def capacity_of(
@@ -78,7 +79,7 @@ def capacity_of(
         gpus=gpus,
         servers=fleet.units if candidate.whole_servers and candidate.server else None,
         starts=True,
-        reason=reason,
+        reason=reason or (load.regime if load is not None else ""),
         requests_per_s=rate or None,
         requests_per_s_mean=mean,
         output_tokens_per_s=rate * output if rate else None,
@@ -142,13 +143,10 @@ def _ranked(
             continue
         rate = largest_rate(row, question.workload.promises) * count if row.curve else 0.0
         found.append((rate, compromises(row.deployment), row, count))
-    if any(rate > 0 for rate, *_ in found):
-        # a per mille more is not worth a requantised model or a deeper pipeline
-        best = max(rate for rate, *_ in found)
-        return sorted(
-            found,
-            key=lambda f: (-(f[0] >= best * 0.999), f[1] if f[0] >= best * 0.999 else 0, -f[0]),
-        )
+    best = max((rate for rate, *_ in found), default=0.0)
+    if best > 0:
+        near = best * (1 - WORTH_A_COMPROMISE)
+        return sorted(found, key=lambda f: (f[0] < near, f[1] if f[0] >= near else 0, -f[0]))
     return sorted(found, key=lambda f: (-(f[2].sessions or 0) * f[3], f[1]))
 
 

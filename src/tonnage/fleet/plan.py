@@ -9,7 +9,7 @@ from tonnage.fleet.alerts import plan_alerts, scenario_alerts
 from tonnage.fleet.rejections import rejections_of
 from tonnage.fleet.relaxations import infeasible_of
 from tonnage.fleet.scenarios import constraints_of, first_complete, under_policy
-from tonnage.fleet.search import Design, Outcome, objective_of, search, survey
+from tonnage.fleet.search import Design, Option, Outcome, objective_of, search, survey
 from tonnage.fleet.standing import standing_of
 
 
@@ -60,6 +60,7 @@ def plan_fleet(question: Question) -> Plan:
         infeasible=None,
         considered=dict(outcome.considered),
         alerts=plan_alerts(question, chosen.deployment, scenarios)
+        + _requantised(design, chosen)
         + _missing_scenarios(question, scenarios),
         standing=standing_of(question, outcome, chosen, scenarios),
     )
@@ -116,8 +117,36 @@ def _missing_scenarios(question: Question, scenarios: tuple[Scenario, ...]) -> t
     )
 
 
+def _requantised(design: Design, chosen: Option) -> tuple[Alert, ...]:
+    """An alert when the weights are loaded in a dtype nobody asked for, with the price of not."""
+    deployment = chosen.deployment
+    native = deployment.model.native_weight_dtype
+    if deployment.weight_dtype == native or design.question.weight_dtypes:
+        return ()
+    same_gpu = tuple(c for c in design.question.candidates if c.gpu.name == deployment.gpu.name)
+    published = replace(design.question, candidates=same_gpu, weight_dtypes=(native,))
+    best = search(design.asking(published)).best()
+    price = (
+        f"in {native} it would take {best.purchase.gpus} {deployment.gpu.name} instead of "
+        f"{chosen.purchase.gpus}"
+        if best is not None
+        else f"in {native} it does not fit or is too slow on {deployment.gpu.name}"
+    )
+    return (
+        Alert(
+            id="weights_requantised",
+            severity="info",
+            scenario="all",
+            cause=f"the plan loads {deployment.model.name} in {deployment.weight_dtype}; it is "
+            f"published in {native}",
+            impact=f"answers may differ slightly from the published weights; {price}",
+            action=f"check quality, or state weight_dtype {native}",
+        ),
+    )
+
+
 def _no_fit_alerts(outcome: Outcome) -> tuple[Alert, ...]:
-    if set(outcome.considered) - {"memory", "arrangement"}:
+    if set(outcome.considered) - {"memory", "arrangement"} or not outcome.considered["memory"]:
         return ()
     return (
         Alert(

@@ -51,6 +51,16 @@ def servers_per_replica(candidate: Candidate, deployment: Deployment) -> int:
     return max(math.ceil(deployment.gpus / candidate.server.gpus), 1)
 
 
+def most_within(candidate: Candidate, deployment: Deployment, gpus: int, spare_units: int) -> int:
+    """The most replicas, spares aside, that a purchase of `gpus` GPUs holds."""
+    server = candidate.server
+    if not candidate.whole_servers or server is None:
+        return gpus // deployment.gpus - spare_units
+    span = servers_per_replica(candidate, deployment)
+    servers = gpus // server.gpus - spare_units * span
+    return servers * replicas_per_server(candidate, deployment) or servers // span
+
+
 def buy(candidate: Candidate, needs: tuple[Need, ...], spare_units: int) -> Purchase:
     """Turn replicas into a purchase, spares included.
 

@@ -186,15 +186,17 @@ def replicas_for(
     sessions: float | None,
     *,
     at_least: int = 1,
+    at_most: int | None = None,
 ) -> int | None:
     """The fewest replicas that carry `load` and hold `sessions`, every promise kept.
 
     None when no number does. Rounded up once, at the replica. `at_least` is a number that is known
-    not to be too high; the search gallops up from it.
+    not to be too high; the search gallops up from it. Answers above `at_most` are None too, found
+    out by a single look.
     """
     need = max(least_replicas(replica, load, promises, sessions) or 0, at_least)
     curve = replica.curve
-    if sessions is not None and not replica.sessions:
+    if (sessions is not None and not replica.sessions) or (at_most is not None and need > at_most):
         return None
     if load is None or curve is None:
         return need
@@ -203,21 +205,43 @@ def replicas_for(
         tail = curve.output_tokens * float(curve.decode_s[-1])
         if load.deadline_s <= tail:
             return None
-        return max(need, math.ceil(load.requests / rate / (load.deadline_s - tail) - 1e-9))
+        need = max(need, math.ceil(load.requests / rate / (load.deadline_s - tail) - 1e-9))
+        return None if at_most is not None and need > at_most else need
+
+    return _fewest_keeping(replica, load, promises, need, at_most)
+
+
+def _fewest_keeping(
+    replica: Replica,
+    load: OpenLoad | ClosedLoad,
+    promises: tuple[Promise, ...],
+    need: int,
+    at_most: int | None,
+) -> int | None:
+    """The fewest replicas from `need` up that keep the promises; None if more than `at_most`."""
+    curve = replica.curve
+    assert curve is not None  # noqa: S101 — callers have a load
 
     def kept(count: int) -> bool:
         return curve.keeps(share_of(load, count), promises) is None
 
+    if at_most is not None and at_most > need and not kept(at_most):
+        return None
     if kept(need):
         return need
-    if curve.keeps(lightest(replica, load), promises) is not None:
-        return None
-    low, step = need, 1
-    while not kept(low + step):
-        low, step = low + step, step * 2
-        if isinstance(load, ClosedLoad) and low >= load.clients:
+    if at_most is not None:
+        low, high = need, at_most
+        if low == high:
             return None
-    high = low + step
+    else:
+        if curve.keeps(lightest(replica, load), promises) is not None:
+            return None
+        low, step = need, 1
+        while not kept(low + step):
+            low, step = low + step, step * 2
+            if isinstance(load, ClosedLoad) and low >= load.clients:
+                return None
+        high = low + step
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if kept(middle) else (middle, high)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tonnage.deployment import Deployment, arrangement_conflict
 from tonnage.fleet.chain import best_pools
-from tonnage.fleet.purchase import Need, Purchase, buy
+from tonnage.fleet.purchase import Need, Purchase, buy, most_within
 from tonnage.fleet.replica import (
     NORMAL_SERVER_GPUS,
     Misfit,
@@ -329,15 +329,15 @@ def _search_one_model(design: Design, index: int, ground: Survey, outcome: Outco
         ):
             outcome.considered["bounded"] += 1 + len(BATCH_LIMITS)
             continue
-        option = None
+        option = best
         for limited in _batch_limits(design, replica, ground):
             outcome.considered["evaluated"] += 1
-            found = evaluate(design, limited)
+            found = evaluate(design, limited, within_gpus=option.purchase.gpus if option else None)
             if found is not None and (option is None or found.key < option.key):
                 option = found
         if option is None:
             outcome.miss(index, _slow(replica))
-        else:
+        elif option is not best:
             _keep(question, index, option, outcome)
 
 
@@ -373,32 +373,39 @@ def _keep(question: Question, index: int, option: Option, outcome: Outcome) -> N
     )
 
 
-def evaluate(
-    design: Design,
-    replica: Replica,
-) -> Option | None:
-    """The purchase that this one deployment needs, or None when it cannot keep the promises."""
-    workload = design.question.workload
-    factor = 1 + design.policy.headroom_fraction
+def evaluate(design: Design, replica: Replica, *, within_gpus: int | None = None) -> Option | None:
+    """The purchase that this one deployment needs, or None when it cannot keep the promises.
+
+    With `within_gpus`, None too when it needs more than that: no exact count is worked out then.
+    """
+    workload, policy = design.question.workload, design.policy
+    factor = 1 + policy.headroom_fraction
+    at_most = None
+    if within_gpus is not None:
+        at_most = most_within(
+            replica.candidate, replica.deployment, within_gpus, policy.spare_units
+        )
     sessions = workload.sessions
-    for_load = replicas_for(replica, workload.load, workload.promises, sessions)
-    if for_load is None:
-        return None
     with_headroom = replicas_for(
         replica,
         scaled_load(workload.load, factor),
         workload.promises,
         None if sessions is None else sessions * factor,
-        at_least=for_load,
+        at_most=at_most,
     )
     if with_headroom is None:
+        return None
+    for_load = replicas_for(
+        replica, workload.load, workload.promises, sessions, at_most=with_headroom
+    )
+    if for_load is None:
         return None
     need = Need(deployment=replica.deployment, for_load=for_load, with_headroom=with_headroom)
     return Option(
         candidate=replica.candidate,
         replicas=(replica,),
         needs=(need,),
-        purchase=buy(replica.candidate, (need,), design.policy.spare_units),
+        purchase=buy(replica.candidate, (need,), policy.spare_units),
         objective=design.objective,
     )
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,6 +53,7 @@ class Nodes:
     output_weight: NDArray[np.float64]
 
 
+@cache
 def _nodes(lengths: Lengths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if lengths.kind == "constant" or lengths.standard_deviation_tokens == 0:
         return np.array([lengths.mean_tokens]), np.array([1.0])
@@ -59,6 +61,12 @@ def _nodes(lengths: Lengths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     middles = (_EDGES[1:] + _EDGES[:-1]) / 2
     values = np.array([lengths.percentile_tokens(100 * float(p)) for p in middles])
     return np.maximum(values * (lengths.mean_tokens / float(values @ weights)), 1.0), weights
+
+
+@cache
+def _batch_sizes(largest: int) -> NDArray[np.float64]:
+    """At most 48 batch sizes from 1 to `largest`, evenly spread in ratio."""
+    return np.unique(np.geomspace(1, largest, 48).round())
 
 
 class ClosedForm:
@@ -91,7 +99,7 @@ class ClosedForm:
         """Step time, prefill cost and completion rate for every number of running calls."""
         k = np.arange(1, self.max_running + 1, dtype=float)
         # a few hundred sizes at most: interpolate between them, the table is linear there anyway
-        sizes = np.unique(np.concatenate([np.geomspace(1, self.max_running, 48).round(), [1.0]]))
+        sizes = _batch_sizes(self.max_running)
         output = context = windowed = 0.0
         window = self.table.window_tokens
         for weight, kind in zip(self.mix_weights, self.traffic, strict=True):

@@ -21,6 +21,7 @@ from tonnage.fleet import (
     Scenario,
     Sensitivity,
     Severity,
+    StatedInput,
 )
 from tonnage.queueing import LatencyFigures
 from tonnage.report import (
@@ -271,17 +272,19 @@ def _assumed(plan: Plan) -> Section | None:
                 ),
             )
         )
-    if others:
-        blocks.append(
-            Table(
-                title="Also assumed, without moving the answer:" if moving else "Not told:",
-                columns=(Column("input"), Column("assumed", prose=True), Column("why", prose=True)),
-                rows=tuple(
-                    (Cell(each.key), Cell(each.text), Cell(each.note, "quiet")) for each in others
-                ),
-            )
-        )
+    tried = {each.key for each in plan.sensitivities} - named
+    still = [each for each in others if each.key in tried]
+    if still:
+        base = _gpus(plan.sensitivities[0].gpus_base)
+        blocks.append(Prose(f"{base} at half and at half as much again of: {_listed(still)}."))
+    rest = [each for each in others if each.key not in tried]
+    if rest:
+        blocks.append(Prose(f"Taken without being told: {_listed(rest)}.", "quiet"))
     return Section(id="assumed", title="Assumed", blocks=tuple(blocks)) if blocks else None
+
+
+def _listed(inputs: Sequence[StatedInput]) -> str:
+    return " · ".join(f"{each.key} {each.text}" for each in inputs)
 
 
 def _gpus(count: int | None) -> str:

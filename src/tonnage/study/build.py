@@ -6,14 +6,16 @@ figure is listed as assumed under the key that would state it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from tonnage.dtypes import DTYPES, KV_DTYPES
 from tonnage.engine import EngineProfile
 from tonnage.evidence import Evidence
 from tonnage.fleet import (
+    Candidate,
     ExistingFleet,
     Limits,
     Question,
@@ -33,6 +35,7 @@ from tonnage.study.document import (
 )
 from tonnage.study.inputs import told_inputs
 from tonnage.study.lengths import Reckoner, Reckoning
+from tonnage.study.mistakes import Finding
 from tonnage.study.names import Names, StudyCatalog
 from tonnage.units import (
     WORDS_PER_TOKEN,
@@ -99,7 +102,12 @@ class _Builder:
         existing = self._existing()
         if self.names.findings or engine is None:
             raise self.study.places.errors(self.names.findings)
-        specs = dict.fromkeys(models.values())
+        specs = tuple(dict.fromkeys(models.values()))
+        weight_dtypes = self._weight_dtypes(specs, candidates)
+        kv_dtypes = self._kv_dtypes(specs, candidates)
+        self._refuse_undivided(specs, document.hardware.tensor_parallel)
+        if self.names.findings:
+            raise self.study.places.errors(self.names.findings)
         workload = self._workload(models)
         policies = self._policies()
         return Question(
@@ -113,8 +121,8 @@ class _Builder:
             tensor_parallel=document.hardware.tensor_parallel or (),
             pipeline_parallel=document.hardware.pipeline_parallel or (),
             expert_parallel=document.hardware.expert_parallel or (),
-            weight_dtypes=self._weight_dtypes(tuple(specs)),
-            kv_dtypes=self._kv_dtypes(tuple(specs)),
+            weight_dtypes=weight_dtypes,
+            kv_dtypes=kv_dtypes,
             max_batch_sizes=document.engine.max_batch_size or (),
             max_batched_tokens=document.engine.max_batched_tokens,
             runtime_overhead_bytes=document.memory.runtime_overhead,
@@ -442,17 +450,64 @@ class _Builder:
 
     # ── number formats ──────────────────────────────────────────────────────────────────────────
 
-    def _weight_dtypes(self, specs: tuple[ModelSpec, ...]) -> tuple[str, ...]:
+    def _weight_dtypes(
+        self, specs: tuple[ModelSpec, ...], candidates: tuple[Candidate, ...]
+    ) -> tuple[str, ...]:
         names = self.document.engine.weight_dtype
         if names is None:
             self.ledger.assume(("engine", "weight_dtype"), "the best of all that fit")
-        return _resolved(names, tuple(spec.native_weight_dtype for spec in specs))
+        resolved = _resolved(names, tuple(spec.native_weight_dtype for spec in specs))
+        self._refuse_lacking("weight_dtype", resolved, candidates, for_kv=False)
+        return resolved
 
-    def _kv_dtypes(self, specs: tuple[ModelSpec, ...]) -> tuple[str, ...]:
+    def _kv_dtypes(
+        self, specs: tuple[ModelSpec, ...], candidates: tuple[Candidate, ...]
+    ) -> tuple[str, ...]:
         names = self.document.engine.kv_dtype
         if names is None:
             self.ledger.assume(("engine", "kv_dtype"), "the best of all that fit")
-        return _resolved(names, tuple(spec.native_dtype for spec in specs))
+        resolved = _resolved(names, tuple(spec.native_dtype for spec in specs))
+        self._refuse_lacking("kv_dtype", resolved, candidates, for_kv=True)
+        return resolved
+
+    def _refuse_lacking(
+        self,
+        name: str,
+        dtypes: tuple[str, ...],
+        candidates: tuple[Candidate, ...],
+        *,
+        for_kv: bool,
+    ) -> None:
+        """Complain when no candidate has any of the stated dtypes."""
+        gpus = [candidate.gpu for candidate in candidates]
+        if not dtypes or any(not gpu.lacks(d, for_kv=for_kv) for gpu in gpus for d in dtypes):
+            return
+        known = KV_DTYPES if for_kv else tuple(DTYPES)
+        has = [d for d in known if any(not gpu.lacks(d, for_kv=for_kv) for gpu in gpus)]
+        self.names.findings.append(
+            Finding(
+                ("engine", name),
+                f"is {', '.join(dtypes)}, which {_or(gpu.name for gpu in gpus)} does not have.",
+                f"Choose {_or(has)}, or another GPU.",
+            )
+        )
+
+    def _refuse_undivided(
+        self, specs: tuple[ModelSpec, ...], sizes: tuple[int, ...] | None
+    ) -> None:
+        """Complain when no stated tensor parallelism divides the heads of a model."""
+        for spec in specs:
+            if sizes and all(spec.heads % size for size in sizes):
+                fitting = [size for size in (1, 2, 4, 8, 16) if spec.heads % size == 0]
+                stated = _or(str(size) for size in sizes)
+                self.names.findings.append(
+                    Finding(
+                        ("hardware", "tensor_parallel"),
+                        f"is {stated}, which does not divide the {spec.heads} attention heads of "
+                        f"{spec.name}.",
+                        f"Choose {_or(str(size) for size in fitting)}.",
+                    )
+                )
 
 
 def _limits(metric: Metric, told: TimePercentiles | None, *, note: str = "") -> list[Promise]:
@@ -461,6 +516,12 @@ def _limits(metric: Metric, told: TimePercentiles | None, *, note: str = "") -> 
         for percentile in PERCENTILES
         if told is not None and (limit_s := getattr(told, f"p{percentile:.0f}")) is not None
     ]
+
+
+def _or(words: Iterable[str]) -> str:
+    """The words joined for a sentence: "a, b or c"."""
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _resolved(names: tuple[str, ...] | None, native: tuple[str, ...]) -> tuple[str, ...]:
