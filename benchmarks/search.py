@@ -21,16 +21,12 @@ STUDY = Path(__file__).resolve().parents[1] / "examples" / "support-chatbot.yaml
 
 
 def prepare_search() -> Callable[[], int]:
-    """The demo study over the whole catalog, with int4 weights and an int8 cache to choose too.
+    """The demo study over the whole catalog, with int4 weights to choose too.
 
-    That widens the space to more than `DEPLOYMENTS`: GPU kind x TP x PP x dtypes x batch limits.
+    That makes a little more than `DEPLOYMENTS`: GPU kind x TP x PP x dtypes x batch limits.
     """
     study = load_study(STUDY, overrides={"hardware.gpus": "all"})
-    question = replace(
-        study.question(open_catalog(study)),
-        weight_dtypes=("bf16", "fp8", "int4"),
-        kv_dtypes=("bf16", "fp8", "int8"),
-    )
+    question = replace(study.question(open_catalog(study)), weight_dtypes=("bf16", "fp8", "int4"))
     policy = next(policy for policy in question.policies if policy.name == "recommended")
     design = Design(question=question, policy=policy, objective=objective_of(question)[0])
 

@@ -183,6 +183,9 @@ class Scenario:
     """One level of resilience. Servers are None when the GPUs are not bought in servers.
 
     `survives` names how many replicas and servers may be lost with every promise still kept.
+    `requests_per_s_per_server` and `requests_per_s_per_gpu` are the highest peak rate that one
+    server (8 GPUs where none is known) and one GPU carry with every promise kept; None when the
+    load is not a rate.
     """
 
     name: ScenarioName
@@ -201,6 +204,8 @@ class Scenario:
     memory: MemoryFigures
     survives_replicas: int
     survives_servers: int | None
+    requests_per_s_per_server: float | None = None
+    requests_per_s_per_gpu: float | None = None
     rationale: tuple[Rationale, ...] = ()
     alerts: tuple[Alert, ...] = ()
 

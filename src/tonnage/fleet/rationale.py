@@ -27,6 +27,7 @@ def rationale_of(question: Question, option: Option, scenario: Scenario) -> tupl
     return (
         *_memory(question, option, scenario),
         *_speed(option),
+        *_normalised(option, scenario),
         *_counts(question, option, scenario),
         *_latency(question, option, scenario),
         *_money(option, scenario),
@@ -192,6 +193,28 @@ def _speed(option: Option) -> list[Rationale]:
             ),
             evidence=curve.table.evidence,
         ),
+    ]
+
+
+def _normalised(option: Option, scenario: Scenario) -> list[Rationale]:
+    rate, each = scenario.requests_per_s_per_server, scenario.requests_per_s_per_gpu
+    if rate is None or each is None:
+        return []
+    server = option.candidate.server
+    return [
+        Rationale(
+            figure="requests_per_s_per_server",
+            value=rate,
+            unit="requests/s",
+            formula="highest rate of one replica with every promise kept × replicas per server",
+            inputs={
+                "per replica": f"{format_number(each * option.deployment.gpus)} requests/s",
+                "per GPU": f"{format_number(each)} requests/s",
+                "server": server.title if server else f"{NORMAL_SERVER_GPUS} GPUs",
+            },
+            explanation="What one server carries at peak; compare kinds of hardware by it.",
+            evidence=Evidence.MODELLED,
+        )
     ]
 
 

@@ -15,6 +15,7 @@ from tonnage.fleet.replica import (
     Replica,
     build_replica,
     calls_of,
+    largest_rate,
     resident_tokens,
     scaled_load,
     share_of,
@@ -108,6 +109,7 @@ def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -
     latency = fleet_latency(question, sized, counts, load)
     memory = memory_figures(question, sized.replicas[-1])
     survives_replicas, survives_servers = _survives(sized, policy)
+    per_server, per_gpu = _normalised(question, sized)
     scenario = Scenario(
         name=policy.name,
         policy=policy,
@@ -125,6 +127,8 @@ def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -
         memory=memory,
         survives_replicas=survives_replicas,
         survives_servers=survives_servers,
+        requests_per_s_per_server=per_server,
+        requests_per_s_per_gpu=per_gpu,
     )
     return replace(scenario, rationale=rationale_of(question, sized, scenario))
 
@@ -235,6 +239,18 @@ def memory_figures(question: Question, replica: Replica) -> MemoryFigures:
         else sessions // servers_per_replica(candidate, deployment),
         session_tokens=tokens,
     )
+
+
+def _normalised(question: Question, option: Option) -> tuple[float | None, float | None]:
+    """The highest peak rate one server and one GPU carry, promises kept (open load, one model)."""
+    replica = option.replicas[-1]
+    if len(option.replicas) > 1 or not isinstance(question.workload.load, OpenLoad):
+        return None, None
+    per_gpu = largest_rate(replica, question.workload.promises) / replica.deployment.gpus
+    server = option.candidate.server
+    gpus = server.gpus if server is not None else NORMAL_SERVER_GPUS
+    size = replica.deployment.gpus
+    return per_gpu * (gpus // size * size or gpus), per_gpu
 
 
 def _usd_per_million(question: Question, bought: Purchase) -> float | None:

@@ -385,7 +385,7 @@ def _sessions_table(memory: MemoryFigures, scenario: Scenario) -> Table:
 def _scenarios(plan: Plan) -> Section | None:
     timed = any(scenario.latency is not None for scenario in plan.scenarios)
     metrics = _shown_metrics(plan)
-    unit_lost = "server" if plan.scenarios[0].servers is not None else "replica"
+    unit_lost = "server" if server_of(plan) is not None else "replica"
     columns = [Column("scenario")]
     if unit_lost == "server":
         columns.append(Column("servers", "right"))
@@ -605,7 +605,26 @@ def _binding(plan: Plan) -> Section | None:
         ),
     )
     return Section(
-        id="binding", title="What binds", blocks=(Prose(_binding_words(constraints)), table)
+        id="binding",
+        title="What binds",
+        blocks=(Prose(_binding_words(constraints)), table, *_carries(plan)),
+    )
+
+
+def _carries(plan: Plan) -> tuple[Prose, ...]:
+    """What one server and one GPU carry within the promises, to compare hardware by."""
+    scenario = plan.scenario("recommended") if plan.scenarios else None
+    if scenario is None or scenario.requests_per_s_per_server is None:
+        return ()
+    server = plan.candidate.server if plan.candidate else None
+    per_server = units.format_number(scenario.requests_per_s_per_server)
+    per_gpu = units.format_number(scenario.requests_per_s_per_gpu)
+    return (
+        Prose(
+            f"Promises kept, one {server.name if server else 'group of 8 GPUs'} carries at most "
+            f"{per_server} requests/s at peak: {per_gpu} per GPU.",
+            "quiet",
+        ),
     )
 
 

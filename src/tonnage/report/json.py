@@ -265,7 +265,7 @@ def _scenario(scenario: Scenario, plan: Plan) -> Json:
         "configuration": {
             "headroom_fraction": scenario.policy.headroom_fraction,
             "spare_units": scenario.policy.spare_units,
-            "spare_unit": "replica" if scenario.servers is None else "server",
+            "spare_unit": "replica" if server_of(plan) is None else "server",
             "kv_budget_fraction": scenario.policy.kv_budget_fraction,
         },
         "replicas": scenario.replicas,
@@ -277,6 +277,8 @@ def _scenario(scenario: Scenario, plan: Plan) -> Json:
         "usd_per_million_output_tokens": scenario.usd_per_million_output_tokens,
         "power_watts": scenario.power_watts,
         "rack_units": scenario.rack_units,
+        "requests_per_s_per_server": scenario.requests_per_s_per_server,
+        "requests_per_s_per_gpu": scenario.requests_per_s_per_gpu,
         "survives": {"replicas": scenario.survives_replicas, "servers": scenario.survives_servers},
         "latency": latency_data(scenario.latency),
         "memory": memory_data(scenario.memory),

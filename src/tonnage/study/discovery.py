@@ -43,7 +43,7 @@ def _read_length(key: str) -> Callable[[str], Mapping[str, object]]:
     def read(text: str) -> Mapping[str, object]:
         if parse_tokens(text) < 1:
             raise InputError("must be at least one token.", key=key)
-        return {key: text}
+        return {key: f"{text} tokens" if re.fullmatch(r"[\d.,_ ]+", text) else text}
 
     return read
 
