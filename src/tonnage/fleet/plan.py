@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from tonnage.fleet import Alert, Plan, Question, Rejection, Scenario, ScenarioPolicy
 from tonnage.fleet.alerts import plan_alerts, scenario_alerts
+from tonnage.fleet.chain import best_pools
 from tonnage.fleet.rejections import rejections_of
 from tonnage.fleet.relaxations import infeasible_of
+from tonnage.fleet.replica import Replica, build_replica, calls_of
 from tonnage.fleet.scenarios import constraints_of, first_complete, under_policy
-from tonnage.fleet.search import Design, Option, Outcome, objective_of, search, survey
+from tonnage.fleet.search import Design, Option, Outcome, evaluate, objective_of, search, survey
 from tonnage.fleet.standing import standing_of
 
 
@@ -67,29 +69,37 @@ def plan_fleet(question: Question) -> Plan:
 
 
 def recommended_gpus(question: Question, plan: Plan) -> int | None:
-    """GPUs of the recommended scenario when `question` is answered with the plan's arrangement.
+    """GPUs of the recommended scenario when `question` is answered with the plan's deployments.
 
-    Same GPU kind, parallelism, dtypes; None when that arrangement cannot serve it.
+    None when they cannot serve it, or when the plan has no recommended scenario.
     """
-    if plan.deployment is None:
-        return None
-    chosen = plan.deployment
-    fixed = replace(
-        question,
-        candidates=tuple(c for c in question.candidates if c.gpu.name == chosen.gpu.name),
-        tensor_parallel=(chosen.tensor_parallel,),
-        pipeline_parallel=(chosen.pipeline_parallel,),
-        expert_parallel=(chosen.expert_parallel,),
-        weight_dtypes=(chosen.weight_dtype,),
-        kv_dtypes=(chosen.kv_dtype,),
+    policy = design_policy(question)
+    scenario = next((s for s in plan.scenarios if s.name == policy.name), None)
+    candidate = next(
+        (c for c in question.candidates if plan.deployment and c.gpu == plan.deployment.gpu), None
     )
-    if len(question.models) > 1:  # the other pools keep their freedom
-        fixed = replace(
-            question, candidates=fixed.candidates, tensor_parallel=question.tensor_parallel
+    if scenario is None or candidate is None:
+        return None
+    replicas = []
+    for pool in scenario.pools:
+        replica = build_replica(
+            question,
+            candidate,
+            pool.deployment,
+            calls_of(question, pool.model),
+            kv_budget_fraction=policy.kv_budget_fraction,
         )
-    design = Design(question=fixed, policy=design_policy(question), objective=plan.objective)
-    best = search(design).best()
-    return None if best is None else best.purchase.gpus
+        if not isinstance(replica, Replica):
+            return None
+        replicas.append(replica)
+    if len(replicas) > 1:
+        chosen = best_pools(
+            question, policy, plan.objective, candidate, [[replica] for replica in replicas]
+        )
+        return None if chosen is None else chosen[2].gpus
+    design = Design(question=question, policy=policy, objective=plan.objective)
+    option = evaluate(design, replicas[0])
+    return None if option is None else option.purchase.gpus
 
 
 def design_policy(question: Question) -> ScenarioPolicy:

@@ -13,7 +13,7 @@ from tonnage.fleet import Change, Infeasible, Question
 from tonnage.fleet.rejections import LABEL, best_seconds, round_up, with_promise
 from tonnage.fleet.replica import Replica, scaled_load
 from tonnage.fleet.search import Design, Outcome, Survey, search
-from tonnage.units import format_number, format_time
+from tonnage.units import format_bytes, format_number, format_time
 from tonnage.workload import Batch, ClosedLoad, OpenLoad, Promise
 
 
@@ -29,21 +29,28 @@ def infeasible_of(design: Design, outcome: Outcome, ground: Survey) -> Infeasibl
     relaxations += _relax_limits(design, ground)
     relaxations += _relax_deadline(design, ground)
     relaxations += _relax_memory(design, outcome)
+    relaxations += _relax_arrangement(design)
+    if not relaxations:
+        relaxations += _relax_together(design, near, ground)
+    over = [m for misses in outcome.misses.values() for m in misses if m.bottleneck == "limits"]
     closest = ""
-    if near:
+    if over:
+        least = min(over, key=lambda m: m.gpus or 0)
+        closest = f"{least.deployment.gpu.name} {least.deployment.describe()} {least.detail}"
+        reason = "every option that keeps the promises is over the stated limit on GPUs or cost"
+    elif near:
         ratio, replica, promise, value = min(near, key=lambda item: item[0])
+        label = f"{LABEL[promise.metric]} p{promise.percentile:g}"
         closest = (
-            f"{replica.deployment.gpu.name} {replica.deployment.describe()} at "
-            f"{LABEL[promise.metric]} p{promise.percentile:g} {format_time(value)}"
+            f"{replica.deployment.gpu.name} {replica.deployment.describe()} at {label} "
+            f"{format_time(value)}"
         )
         reason = (
-            f"nothing among the candidates keeps {LABEL[promise.metric]} p{promise.percentile:g} "
-            f"≤ {format_time(promise.limit_s)} for this model"
+            f"nothing among the candidates keeps {label} ≤ {format_time(promise.limit_s)} for this "
+            "model"
             if ratio > 1
             else "no candidate keeps all promises together under this load"
         )
-    elif any(m.bottleneck == "limits" for misses in outcome.misses.values() for m in misses):
-        reason = "every option that keeps the promises is over the stated limit on GPUs or cost"
     elif outcome.considered["memory"]:
         reason = "the model, with one context, fits no arrangement of the candidates"
     else:
@@ -113,6 +120,35 @@ def _relax_one(
         value=limit,
         verified=_feasible(design, with_promise(question, promise, limit), ground),
     )
+
+
+def _relax_together(
+    design: Design, near: list[tuple[float, Replica, Promise, float]], ground: Survey
+) -> list[Change]:
+    """When no single promise is enough: all of them, to what the closest option reaches."""
+    question = design.question
+    if not near or len(question.workload.promises) < 2:  # noqa: PLR2004 — together means two
+        return []
+    _, replica, _, _ = min(near, key=lambda item: item[0])
+    for slack in (1.02, 1.3, 2.0, 4.0):
+        loosened, words = question, []
+        for promise in question.workload.promises:
+            reached = best_seconds(replica, question, promise) or promise.limit_s
+            if reached * slack > promise.limit_s:
+                limit = round_up(reached * slack)
+                loosened = with_promise(loosened, promise, limit)
+                label = f"{LABEL[promise.metric]} p{promise.percentile:g}"
+                words.append(f"{label} ≥ {format_time(limit)}")
+        if words and _feasible(design, loosened, ground):
+            return [
+                Change(
+                    key="promises",
+                    description=" and ".join(words),
+                    value=" and ".join(words),
+                    verified=True,
+                )
+            ]
+    return []
 
 
 def _relax_limits(design: Design, ground: Survey) -> list[Change]:
@@ -226,6 +262,32 @@ def _relax_deadline(design: Design, ground: Survey) -> list[Change]:
     ]
 
 
+def _relax_arrangement(design: Design) -> list[Change]:
+    """Leave the stated parallelism to the search, when one is stated."""
+    question = design.question
+    stated = {
+        "tensor_parallel": question.tensor_parallel,
+        "pipeline_parallel": question.pipeline_parallel,
+        "expert_parallel": question.expert_parallel,
+    }
+    if not any(stated.values()):
+        return []
+    free = replace(question, tensor_parallel=(), pipeline_parallel=(), expert_parallel=())
+    best = search(design.asking(free)).best()
+    if best is None:
+        return []
+    keys = [f"hardware.{name}" for name, sizes in stated.items() if sizes]
+    arranged = best.deployment.describe()
+    return [
+        Change(
+            key=", ".join(keys),
+            description=f"another arrangement: {arranged}",
+            value=arranged,
+            verified=True,
+        )
+    ]
+
+
 def _relax_memory(design: Design, outcome: Outcome) -> list[Change]:
     """When nothing fits: the longest context, or the smaller weights, that would."""
     question = design.question
@@ -269,4 +331,47 @@ def _relax_memory(design: Design, outcome: Outcome) -> list[Change]:
                 )
             )
             break
+    if not changes and outcome.considered["memory"]:
+        changes += _relax_gpu_memory(design)
     return changes
+
+
+def _relax_gpu_memory(design: Design) -> list[Change]:
+    """The memory that the same GPUs would need, all else as it is."""
+    question = design.question
+
+    def with_memory(factor: float) -> Question:
+        candidates = tuple(
+            replace(
+                candidate,
+                gpu=replace(
+                    candidate.gpu,
+                    memory_bytes=candidate.gpu.memory_bytes * factor,
+                    usable_memory_bytes=None,
+                ),
+            )
+            for candidate in question.candidates
+        )
+        return replace(question, candidates=candidates)
+
+    low, high = 1.0, 2.0
+    while not _feasible(design, with_memory(high)):
+        low, high = high, high * 2
+        if high > 64:  # noqa: PLR2004 — no GPU is that large
+            return []
+    while high > low * 1.02:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if _feasible(design, with_memory(middle)) else (middle, high)
+    best = search(design.asking(with_memory(high))).best()
+    if best is None:
+        return []
+    needed = best.deployment.gpu.memory_bytes
+    return [
+        Change(
+            key="hardware.gpus",
+            description=f"{best.deployment.gpu.name} with {format_bytes(needed, binary=False)} of "
+            f"memory each, as {best.deployment.describe()}",
+            value=needed,
+            verified=True,
+        )
+    ]

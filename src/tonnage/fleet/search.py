@@ -28,7 +28,7 @@ from tonnage.fleet.replica import (
     replicas_for,
     scaled_load,
 )
-from tonnage.workload import ClosedLoad, OpenLoad
+from tonnage.workload import Batch, ClosedLoad, OpenLoad
 
 if TYPE_CHECKING:
     from tonnage.fleet import Candidate, Objective, Question, ScenarioPolicy
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 TENSOR_PARALLEL = (1, 2, 4, 8, 16)
 PIPELINE_PARALLEL = (1, 2, 4)
 BATCH_LIMITS = (8, 16, 32, 64, 128, 256, 512)
+LONG_TAIL = 0.02  # of a deadline, spent on the last answers: beyond, smaller batches are tried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +105,18 @@ class Option:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Miss:
-    """An arrangement that cannot serve the question, and what stops it."""
+    """An arrangement that cannot serve the question, and what stops it.
+
+    `short_bytes` is the memory missing on each GPU, `gpus` what it would take to serve, each where
+    that is the reason.
+    """
 
     deployment: Deployment
     bottleneck: str
     detail: str
     replica: Replica | None = None
     short_bytes: float = 0.0
+    gpus: int | None = None
 
 
 @dataclass(slots=True)
@@ -212,13 +218,13 @@ def search(
 ) -> Outcome:
     """Bound and evaluate every arrangement of every candidate under `policy`.
 
-    With `any_will_do` the search ends at the first candidate that has an option.
+    With `any_will_do` the search ends at the first option found, and reasons are not kept.
     """
     ground = ground or survey(design.question, design.policy)
     outcome = Outcome()
     for index in range(len(design.question.candidates)):
         if len(ground.pools[index]) == 1:
-            _search_one_model(design, index, ground, outcome)
+            _search_one_model(design, index, ground, outcome, any_will_do=any_will_do)
         else:
             _search_chain(design, index, ground, outcome)
         if any_will_do and outcome.options:
@@ -302,13 +308,16 @@ def _fitting(
             )
 
 
-def _search_one_model(design: Design, index: int, ground: Survey, outcome: Outcome) -> None:
+def _search_one_model(
+    design: Design, index: int, ground: Survey, outcome: Outcome, *, any_will_do: bool
+) -> None:
     question, policy, objective = design.question, design.policy, design.objective
     candidate, workload = question.candidates[index], question.workload
     factor = 1 + policy.headroom_fraction
     load = scaled_load(workload.load, factor)
     sessions = None if workload.sessions is None else workload.sessions * factor
     (rows,) = ground.pools[index].values()
+    limit = _gpu_limit(question, candidate) if any_will_do else None
     ready: list[tuple[tuple[float, ...], Replica]] = []
     for built in _fitting(rows, index, outcome):
         deployment = built.deployment
@@ -332,13 +341,25 @@ def _search_one_model(design: Design, index: int, ground: Survey, outcome: Outco
         option = best
         for limited in _batch_limits(design, replica, ground):
             outcome.considered["evaluated"] += 1
-            found = evaluate(design, limited, within_gpus=option.purchase.gpus if option else None)
+            within = option.purchase.gpus if option is not None else limit
+            found = evaluate(design, limited, within_gpus=within)
             if found is not None and (option is None or found.key < option.key):
                 option = found
         if option is None:
             outcome.miss(index, _slow(replica))
         elif option is not best:
             _keep(question, index, option, outcome)
+        if any_will_do and outcome.options:
+            return
+
+
+def _gpu_limit(question: Question, candidate: Candidate) -> int | None:
+    """The most GPUs of this kind that the stated limits allow; None when there is no limit."""
+    limits, price = question.limits, candidate.usd_per_gpu_hour
+    allowed = [limits.max_gpus] if limits.max_gpus is not None else []
+    if limits.max_usd_per_hour is not None and price:
+        allowed.append(math.floor(limits.max_usd_per_hour / price))
+    return min(allowed, default=None)
 
 
 def _slow(replica: Replica) -> Miss:
@@ -369,6 +390,7 @@ def _keep(question: Question, index: int, option: Option, outcome: Outcome) -> N
             bottleneck="limits",
             detail=f"needs {bought.gpus} GPUs{cost}",
             replica=option.replicas[-1],
+            gpus=bought.gpus,
         ),
     )
 
@@ -428,7 +450,8 @@ def _batch_limits(
     """The replica as it is and, where speed per call is promised, with fewer calls at once.
 
     Running fewer calls keeps tokens fast and makes others wait: the two sizes below the largest
-    batch whose steps keep the TPOT promise are tried, or the sizes the user named.
+    batch whose steps keep the TPOT promise are tried, or the sizes the user named. A batch with a
+    tight deadline tries them all: large batches drain slowly.
     """
     question = design.question
     workload = question.workload
@@ -446,6 +469,10 @@ def _batch_limits(
             running = int(np.searchsorted(replica.curve.decode_s, per_token, side="right"))
             if running < replica.max_running:
                 limits = [size for size in BATCH_LIMITS if size <= running][-2:]
+    elif replica.curve is not None and isinstance(workload.load, Batch):
+        tail = replica.curve.output_tokens * float(replica.curve.decode_s[-1])
+        if tail > LONG_TAIL * workload.load.deadline_s:
+            limits = [size for size in BATCH_LIMITS if size < replica.max_running]
     for size in limits:
         key = (id(replica), size)
         if key not in ground.limited:

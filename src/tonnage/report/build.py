@@ -223,6 +223,7 @@ def _unreachable(plan: Plan) -> Section | None:
                         Cell(
                             f"{change.key}: {change.value}"
                             if isinstance(change.value, str)
+                            and change.value not in change.description
                             else change.key
                         ),
                         Cell("works" if change.verified else "not tried", "quiet"),
@@ -231,6 +232,8 @@ def _unreachable(plan: Plan) -> Section | None:
                 ),
             )
         )
+    else:
+        blocks.append(Prose("No single change was found that makes it possible: several must."))
     return Section(id="infeasible", title="What would have to change", blocks=tuple(blocks))
 
 
