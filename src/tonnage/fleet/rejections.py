@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tonnage.deployment import Deployment, arrangement_conflict
 from tonnage.dtypes import DTYPES
 from tonnage.fleet import Change, Rejection
+from tonnage.fleet.purchase import Purchase
 from tonnage.fleet.replica import Replica, build_replica, calls_of, lightest
 from tonnage.fleet.search import (
     Design,
@@ -74,14 +75,7 @@ def _beaten(objective: Objective, option: Option, chosen: Option) -> Rejection:
     bottleneck: str = objective
     if objective == "cost" and bought.usd_per_hour is None:
         reason = f"keeps every promise with {bought.gpus} GPUs, but has no price"
-        if best.usd_per_hour is not None:
-            price = math.floor(best.usd_per_hour / bought.gpus * 100) / 100
-            change = Change(
-                key=f"hardware.prices.{deployment.gpu.name}",
-                description=f"a price of at most {format_usd(price)} usd per GPU-hour",
-                value=price,
-                verified=price * bought.gpus <= best.usd_per_hour,
-            )
+        change = _price_to_win(bought, best, deployment.gpu.name)
     elif value == limit:
         bottleneck, reason = _tie(option, chosen, objective)
     elif objective == "cost":
@@ -89,14 +83,7 @@ def _beaten(objective: Objective, option: Option, chosen: Option) -> Rejection:
             f"keeps every promise with {bought.gpus} GPUs, but costs "
             f"{format_usd(bought.usd_per_hour)} > {format_usd(best.usd_per_hour)} usd/h"
         )
-        if best.usd_per_hour is not None:
-            price = math.floor(best.usd_per_hour / bought.gpus * 100) / 100
-            change = Change(
-                key=f"hardware.prices.{deployment.gpu.name}",
-                description=f"a price of at most {format_usd(price)} usd per GPU-hour",
-                value=price,
-                verified=price * bought.gpus <= best.usd_per_hour,
-            )
+        change = _price_to_win(bought, best, deployment.gpu.name)
     elif objective == "power":
         reason = (
             f"keeps every promise, but draws {value / 1e3:,.1f} > {limit / 1e3:,.1f} kW"
@@ -117,6 +104,19 @@ def _beaten(objective: Objective, option: Option, chosen: Option) -> Rejection:
         servers=bought.servers,
         usd_per_hour=bought.usd_per_hour,
         priced=bought.usd_per_hour is not None,
+    )
+
+
+def _price_to_win(bought: Purchase, best: Purchase, gpu: str) -> Change | None:
+    """The price per GPU-hour at which `bought` costs no more than `best`."""
+    if best.usd_per_hour is None:
+        return None
+    price = math.floor(best.usd_per_hour / bought.gpus * 100) / 100
+    return Change(
+        key=f"hardware.prices.{gpu}",
+        description=f"a price of at most {format_usd(price)} usd per GPU-hour",
+        value=price,
+        verified=price * bought.gpus <= best.usd_per_hour,
     )
 
 

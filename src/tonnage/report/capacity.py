@@ -17,8 +17,8 @@ from tonnage.report import (
     Section,
     Table,
 )
-from tonnage.report.build import LONG_COMMAND, latency_table
 from tonnage.report.figures import format_figure, plural, promise_words
+from tonnage.report.grounds import latency_table
 from tonnage.report.json import (
     SCHEMA_VERSION,
     Json,
@@ -27,6 +27,7 @@ from tonnage.report.json import (
     rationale_data,
     with_explanations,
 )
+from tonnage.report.reasons import LONG_COMMAND
 
 
 def report_capacity(capacity: Capacity, *, command: str = "tonnage capacity") -> Report:
