@@ -123,6 +123,12 @@ def test_what_needs_a_unit_is_refused_without_one(parse, text):
         parse(text)
 
 
+@pytest.mark.parametrize("number", [64, "64", 6.7, "6.7"])
+def test_a_bare_rate_is_per_second_and_a_bare_price_per_hour(number):
+    assert units.parse_rate(number) == pytest.approx(float(number))
+    assert units.parse_price_usd_per_hour(number) == pytest.approx(float(number))
+
+
 @pytest.mark.parametrize("text", ["1,5 s", "3,25 h"])
 def test_a_decimal_comma_is_ambiguous(text):
     with pytest.raises(UnitError, match="decimal point"):

@@ -13,6 +13,7 @@ Follow the imports down: each names the stage that does the work.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from tonnage.fleet import (
 from tonnage.fleet.capacity import capacity_of
 from tonnage.fleet.plan import plan_fleet, recommended_gpus
 from tonnage.hardware import ServerSpec
-from tonnage.study.loader import Study, load_study
+from tonnage.study.loader import Study, load_study, study_from_mapping
 from tonnage.units import format_fraction, format_number, format_time
 
 HALF, HALF_MORE = 0.5, 1.5  # what every assumed figure is tried at
@@ -42,14 +43,19 @@ def open_catalog(study: Study | None = None) -> Catalog:
     return Catalog.load((*user_catalog_paths(), *(study.overlays if study else ())))
 
 
-def size(asked: Study | Question | Path | str, catalog: Catalog | None = None) -> Plan:
+def size(
+    asked: Study | Question | Path | str | Mapping[str, object], catalog: Catalog | None = None
+) -> Plan:
     """The smallest or cheapest fleet that keeps the promises, with reasons.
 
-    `asked` is a study, the path of one, or a question built by hand. Raises TonnageError for a
-    mistake in it; a question that nothing can answer is a Plan with `infeasible` set.
+    `asked` is a study, the path of one, a mapping with a study's keys, or a question built by hand.
+    Raises TonnageError for a mistake in it; a question that nothing can answer is a Plan with
+    `infeasible` set.
     """
     if isinstance(asked, Path | str):
         asked = load_study(Path(asked))
+    elif isinstance(asked, Mapping):
+        asked = study_from_mapping(asked)
     if isinstance(asked, Question):
         return plan_fleet(asked)
     catalog = catalog or open_catalog(asked)

@@ -190,26 +190,25 @@ def parse_tokens(text: str | float, *, words_per_token: float = WORDS_PER_TOKEN)
 def _parse_per_time(text: str | float, dimension: Dimension, things: frozenset[str]) -> float:
     value, unit = _split(text, dimension)
     factor, rest = _si_prefixed(unit)
-    if not rest and factor == 1.0 and not isinstance(text, str):
-        return value  # a number in YAML: per second
+    if not rest:
+        return value * factor  # requests and tokens are counted per second where nothing is said
     match = re.match(r"^(?P<thing>[A-Za-z]*)\s*(?:/|per\s+|\s+a\s+)\s*(?P<time>[A-Za-z]+)$", rest)
     if rest in {"rps", "req/s"} and dimension == "rate":
         return value * factor
     if match is None or match["thing"] not in things or match["time"] not in _PER_TIME:
-        why = f"has an unknown unit “{unit}”" if unit else "has no unit"
-        raise _not_a(dimension, text, why=why)
+        raise _not_a(dimension, text, why=f"has an unknown unit “{unit}”")
     return value * factor * _PER_TIME[match["time"]]
 
 
 def parse_rate(text: str | float) -> float:
-    """Requests per second from "31/s" or "2 M requests/day"; a number is per second."""
+    """Requests per second from "31/s" or "2 M requests/day"; a bare number is per second."""
     return _parse_per_time(
         text, "rate", frozenset({"", "request", "requests", "req", "prompts", "prompt"})
     )
 
 
 def parse_token_rate(text: str | float) -> float:
-    """Text like "4 B tokens/day" -> tokens per second; a number is per second."""
+    """Text like "4 B tokens/day" -> tokens per second; a bare number is per second."""
     return _parse_per_time(text, "token_rate", frozenset({"", "token", "tokens", "tok"}))
 
 
@@ -224,14 +223,14 @@ def parse_fraction(text: str | float) -> float:
 
 
 def parse_price_usd_per_hour(text: str | float) -> float:
-    """Text like "3.40 usd/h", "$3.40/h" or "2500 usd/month" -> US dollars per hour."""
+    """Text like "3.40 usd/h" or "2500 usd/month" -> US dollars per hour, which a number is in."""
     cleaned = re.sub(r"^\s*\$\s*(.*?)\s*$", r"\1", text) if isinstance(text, str) else text
     value, unit = _split(cleaned, "price")
+    if not unit:
+        return value
     match = re.match(r"^(?:usd|USD|dollars?|\$)?\s*(?:/|per\s+|an?\s+)\s*([A-Za-z]+)$", unit)
     if match is None or match[1] not in _PER_TIME:
-        raise _not_a(
-            "price", text, why="has no unit" if not unit else f"has an unknown unit “{unit}”"
-        )
+        raise _not_a("price", text, why=f"has an unknown unit “{unit}”")
     return value * _PER_TIME[match[1]] * SECONDS_PER_HOUR
 
 

@@ -341,7 +341,7 @@ def test_init_does_not_replace_a_study(study):
 
 def test_init_asks_again_after_a_bad_unit(tmp_path):
     answers = (
-        "Llama-3.3-70B-Instruct\nlots\n2000 tokens\n300 tokens\n11\n11/s\nfirst 1.5 s\nH200-SXM\n"
+        "Llama-3.3-70B-Instruct\nlots\n2000 tokens\n300 tokens\n11 apples\n11/s\nfirst 1.5 s\nH200-SXM\n"
     )
     result = subprocess.run(
         [sys.executable, "-m", "tonnage", "init"],

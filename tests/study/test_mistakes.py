@@ -40,10 +40,10 @@ def complaint(path):
             id="no unit on a number",
         ),
         pytest.param(
-            START + "workload:\n  request_rate: 6.7\n",
+            START + "workload:\n  request_rate: 6.7 apples/s\n",
             3,
-            '"6.7" has no unit: workload.request_rate is a rate of requests, for example "31/s"',
-            id="a rate is per something",
+            '"6.7 apples/s" has an unknown unit “apples/s”: workload.request_rate is a rate of',
+            id="a rate of something else",
         ),
         pytest.param(
             RATE + "memory: {runtime_overhead: 120 gigs}\n",

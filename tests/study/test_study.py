@@ -224,7 +224,7 @@ def test_a_load_is_read_as_it_is_said(answer, form):
 
 def test_answers_that_cannot_be_read_are_named():
     with pytest.raises(InputErrors) as caught:
-        study_from_answers({"model": "m", "prompt": "long", "load": "31", "latency": "soon"})
+        study_from_answers({"model": "m", "prompt": "long", "load": "31 apples", "latency": "soon"})
     assert [error.key for error in caught.value.errors] == ["prompt", "load", "latency"]
     assert all(error.hint for error in caught.value.errors)
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tonnage.study.discovery import DISCOVERY, DiscoveryQuestion, study_from_answers
     from tonnage.study.document import Document
-    from tonnage.study.loader import Study, load_study, study_from_overrides, study_from_text
+    from tonnage.study.loader import (
+        Study,
+        load_study,
+        study_from_mapping,
+        study_from_overrides,
+        study_from_text,
+    )
     from tonnage.study.names import StudyCatalog
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "StudyCatalog",
     "load_study",
     "study_from_answers",
+    "study_from_mapping",
     "study_from_overrides",
     "study_from_text",
 ]
@@ -34,6 +41,7 @@ _HOMES = {
     "StudyCatalog": "names",
     "load_study": "loader",
     "study_from_answers": "discovery",
+    "study_from_mapping": "loader",
     "study_from_overrides": "loader",
     "study_from_text": "loader",
 }

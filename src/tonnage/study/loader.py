@@ -163,6 +163,13 @@ def study_from_overrides(overrides: Mapping[str, object]) -> Study:
     return _checked(*_overridden({}, places, overrides), folder=Path())
 
 
+def study_from_mapping(mapping: Mapping[str, object]) -> Study:
+    """A study from a mapping with the keys of the YAML document; it is read just as strictly."""
+    import yaml  # noqa: PLC0415 — only the library is asked this way
+
+    return study_from_text(yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True))
+
+
 def study_from_text(text: str, *, file: str | None = None, folder: Path | None = None) -> Study:
     """A study from YAML text that is in memory; `file` names it in messages."""
     reading = parse_yaml(text, file)

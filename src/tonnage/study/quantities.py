@@ -101,7 +101,7 @@ class Quantity:
                 amount, unit = units.parse_length(value)
                 self._check_range(amount, value)
                 return TokenAmount(amount=amount, unit=unit)
-            number = _PARSERS[self.dimension](self._with_unit_missed(value))
+            number = _PARSERS[self.dimension](value)
         except UnitError as error:
             raise self._unreadable(error, value) from None
         self._check_range(number, value)
@@ -117,11 +117,6 @@ class Quantity:
             return round(value)
         unit = SI_UNITS[self.dimension]
         return f"{value!r} {unit}" if unit else value
-
-    def _with_unit_missed(self, value: str | float) -> str | float:
-        """A bare number of requests per time has no unit either, wherever it was written."""
-        bare = isinstance(value, int | float)
-        return f"{value}" if bare and self.dimension == "rate" else value
 
     def _check_range(self, number: float, value: object) -> None:
         low, high = self._show(self.minimum), self._show(self.maximum)
