@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from tonnage.fleet import Change, Infeasible, Question
+from tonnage.fleet import Change, Infeasible, Limits, Question
 from tonnage.fleet.rejections import LABEL, best_seconds, round_up, with_promise
-from tonnage.fleet.replica import Replica, scaled_load
+from tonnage.fleet.replica import Replica, lightest, scaled_load
 from tonnage.fleet.search import Design, Outcome, Survey, search
 from tonnage.units import format_bytes, format_number, format_time
 from tonnage.workload import Batch, ClosedLoad, OpenLoad, Promise
@@ -91,8 +91,15 @@ def _relax_one(
     near: list[tuple[float, Replica, Promise, float]],
     ground: Survey,
 ) -> Change | None:
-    """The smallest limit of one promise, the others kept, by bisection over whole searches."""
+    """The smallest limit of one promise, the others kept, that a search confirms.
+
+    One model and no limits on the purchase: more replicas reach the lightest load of every
+    replica, so the smallest limit is the best value there. Otherwise by bisection over searches.
+    """
     question = design.question
+    if len(question.models) == 1 and question.limits == Limits():
+        best = _best_reached(design, promise, ground)
+        return None if best is None else _confirmed(design, promise, best, ground)
     unlimited = with_promise(question, promise, 1e6)
     if not _feasible(design, unlimited, ground):
         return None
@@ -113,13 +120,41 @@ def _relax_one(
             high = middle
         else:
             low = middle
-    limit = round_up(high)
-    return Change(
-        key=f"promises.{promise.metric}.p{promise.percentile:g}",
-        description=f"{LABEL[promise.metric]} p{promise.percentile:g} ≥ {format_time(limit)}",
-        value=limit,
-        verified=_feasible(design, with_promise(question, promise, limit), ground),
-    )
+    return _confirmed(design, promise, high, ground)
+
+
+def _best_reached(design: Design, promise: Promise, ground: Survey) -> float | None:
+    """The lowest value of `promise` at the lightest load of any replica that keeps the others."""
+    load = design.question.workload.load
+    if not isinstance(load, OpenLoad | ClosedLoad):
+        return None
+    others = tuple(p for p in design.question.workload.promises if p != promise)
+    best: float | None = None
+    for rows in ground.pools:
+        for row in (row for each in rows.values() for row in each):
+            if not isinstance(row, Replica) or row.curve is None:
+                continue
+            limit = () if best is None else (replace(promise, limit_s=best),)
+            light = lightest(row, load)
+            if row.curve.keeps(light, (*limit, *others)) is None:
+                value = best_seconds(row, design.question, promise)
+                best = value if best is None or (value is not None and value < best) else best
+    return best
+
+
+def _confirmed(design: Design, promise: Promise, limit_s: float, ground: Survey) -> Change | None:
+    """The change to a limit of about `limit_s`, rounded up, once a search has found an option."""
+    for slack in (1.0, 1.005, 1.02):
+        limit = round_up(limit_s * slack)
+        if _feasible(design, with_promise(design.question, promise, limit), ground):
+            return Change(
+                key=f"promises.{promise.metric}.p{promise.percentile:g}",
+                description=f"{LABEL[promise.metric]} p{promise.percentile:g} ≥ "
+                f"{format_time(limit)}",
+                value=limit,
+                verified=True,
+            )
+    return None
 
 
 def _relax_together(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NORMAL_SERVER_GPUS = 8  # results per server mean 8 GPUs where no server is known (DLI course)
 MEAN_BELOW_PERCENTILE = 90  # the mean of a latency lies below this percentile of it
+LIGHTEST_FRACTION = 0.01  # of a replica's capacity: no fleet is planned emptier than this
 _RATE_TOLERANCE = 1e-4  # relative, on the largest rate a replica carries
 
 
@@ -288,11 +289,14 @@ def _longest_stay_s(promises: tuple[Promise, ...], output_tokens: float) -> floa
 
 
 def lightest(replica: Replica, load: OpenLoad | ClosedLoad) -> OpenLoad | ClosedLoad:
-    """The load under which this replica is as fast as it can be."""
+    """The least load a fleet is planned for: one client, or a hundredth of what a replica can.
+
+    A promise that breaks here is not mended by more replicas; a fleet run below it is no answer.
+    """
     if isinstance(load, ClosedLoad):
         return replace(load, clients=1)
     assert replica.curve is not None  # noqa: S101 — callers have a load
-    return _open(replica.curve.capacity_requests_per_s() * 1e-6)
+    return _open(replica.curve.capacity_requests_per_s() * LIGHTEST_FRACTION)
 
 
 def largest_rate(replica: Replica, promises: tuple[Promise, ...]) -> float:

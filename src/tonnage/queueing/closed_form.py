@@ -190,12 +190,15 @@ class ClosedForm:
         )
 
     def percentile_s(self, load: OpenLoad | ClosedLoad, metric: str, percentile: float) -> float:
-        """One percentile of "ttft", "tpot" or "e2e" under `load`; infinite when unstable."""
+        """One percentile of "ttft", "tpot" or "e2e" under `load`; infinite when unstable.
+
+        The TPOT of one-token answers is zero here: it breaks no promise.
+        """
         state = self._state(load)
         if state is None:
             return math.inf
         if metric == "tpot":
-            return state.tpot_s(percentile)
+            return state.tpot_s(percentile) or 0.0
         return self._chain_s(state, percentile, last=metric)
 
     def chain_s(self, load: OpenLoad | ClosedLoad, percentile: float, *, last: str) -> float:

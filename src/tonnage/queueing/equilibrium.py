@@ -117,8 +117,13 @@ class Equilibrium:
             )
         )
 
-    def tpot_s(self, percentile: float) -> float:
-        """TPOT below which `percentile` % of the calls of the last class stay."""
+    def tpot_s(self, percentile: float) -> float | None:
+        """TPOT below which `percentile` % of the calls of the last class stay.
+
+        Over calls of two tokens and more; None when there are none, as one token has no TPOT.
+        """
+        if self._tpot_nodes() is None:
+            return None
         target = percentile / 100
         low, high = self._fastest_s, 2 * self._mean_tpot_s
         while self.tpot_cdf(high) < target:
@@ -140,9 +145,12 @@ class Equilibrium:
         1/(1 - rho) as a delayed call is there for more prompts to meet. Lognormal above the
         fastest possible step, by its two moments.
         """
+        nodes = self._tpot_nodes()
+        if nodes is None:
+            return 1.0
         if seconds <= self._fastest_s:
             return 0.0
-        weights, mu, sigma = self._tpot_nodes()
+        weights, mu, sigma = nodes
         z = (math.log(seconds - self._fastest_s) - mu) / sigma
         return float(weights @ np.array([_normal_cdf(float(each)) for each in z]))
 
@@ -155,11 +163,15 @@ class Equilibrium:
 
     def _tpot_nodes(
         self,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-        """Weight, mu and sigma of the lognormal TPOT of each representative output length."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]] | None:
+        """Weight, mu and sigma of the lognormal TPOT of each output length that has one."""
         if self._tpot is None:
             nodes = self.curve.nodes[-1]
-            self._tpot = (nodes.output_weight, *self._lognormal(nodes.output))
+            several = nodes.output >= 2  # noqa: PLR2004 — TPOT needs a second token
+            weight = nodes.output_weight[several]
+            if not len(weight):
+                return None
+            self._tpot = (weight / weight.sum(), *self._lognormal(nodes.output[several]))
         return self._tpot
 
     def _lognormal(
