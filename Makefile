@@ -7,7 +7,7 @@ DEMO := .venv/installed-demo
 DEV := .venv/installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check lint types imports format constraints clean
+.PHONY: help demo test bench docs check lint types imports format constraints clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: lint types imports ## all checks, then the tests
 
 bench: $(DEMO) ## measure start-up, sizing and search against their goals
 	@$(BIN)/python -m benchmarks
+
+docs: $(DEV) ## run every command on the pages and write what it prints into them
+	@$(BIN)/python -m tests.docs.refresh
 
 check: lint types imports ## lint, types and import contract, without the tests
 

@@ -1,4 +1,4 @@
-"""The house shown in the README names only what is there."""
+"""The house shown in the README names only what is there, and all of the package."""
 
 import re
 from pathlib import Path
@@ -37,6 +37,14 @@ def test_the_readme_names_only_paths_that_exist():
     paths = named_paths(house_tree((ROOT / "README.md").read_text()))
     assert "src/tonnage/errors.py" in paths
     assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_readme_names_every_module_and_package():
+    paths = named_paths(house_tree((ROOT / "README.md").read_text()))
+    package = ROOT / "src" / "tonnage"
+    modules = {f"src/tonnage/{path.name}" for path in package.glob("*.py")}
+    packages = {f"src/tonnage/{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert modules | packages <= set(paths)
 
 
 @pytest.mark.parametrize(

@@ -160,9 +160,12 @@ def _confirmed(design: Design, promise: Promise, limit_s: float, ground: Survey)
 def _relax_together(
     design: Design, near: list[tuple[float, Replica, Promise, float]], ground: Survey
 ) -> list[Change]:
-    """When no single promise is enough: all of them, to what the closest option reaches."""
+    """When no single change is enough: every promise to what the closest option reaches.
+
+    If that still takes more than the stated limits allow, the limits are raised too.
+    """
     question = design.question
-    if not near or len(question.workload.promises) < 2:  # noqa: PLR2004 — together means two
+    if not near:
         return []
     _, replica, _, _ = min(near, key=lambda item: item[0])
     for slack in (1.02, 1.3, 2.0, 4.0):
@@ -174,15 +177,14 @@ def _relax_together(
                 loosened = with_promise(loosened, promise, limit)
                 label = f"{LABEL[promise.metric]} p{promise.percentile:g}"
                 words.append(f"{label} ≥ {format_time(limit)}")
-        if words and _feasible(design, loosened, ground):
-            return [
-                Change(
-                    key="promises",
-                    description=" and ".join(words),
-                    value=" and ".join(words),
-                    verified=True,
-                )
-            ]
+        free = replace(loosened, limits=Limits())
+        best = search(replace(design, question=free, objective="gpus"), ground).best()
+        if best is None:
+            continue
+        if not _feasible(design, loosened, ground):
+            words.append(f"at least {best.purchase.gpus} GPUs")
+        joined = " and ".join(words)
+        return [Change(key="promises", description=joined, value=joined, verified=True)]
     return []
 
 

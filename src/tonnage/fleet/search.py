@@ -467,8 +467,8 @@ def _batch_limits(
         per_token = min([*speeds, *(s / replica.curve.output_tokens for s in stays)], default=None)
         if per_token is not None:
             running = int(np.searchsorted(replica.curve.decode_s, per_token, side="right"))
-            if running < replica.max_running:
-                limits = [size for size in BATCH_LIMITS if size <= running][-2:]
+            most = min(running, replica.max_running - 1)
+            limits = [size for size in BATCH_LIMITS if size <= most]
     elif replica.curve is not None and isinstance(workload.load, Batch):
         tail = replica.curve.output_tokens * float(replica.curve.decode_s[-1])
         if tail > LONG_TAIL * workload.load.deadline_s:
