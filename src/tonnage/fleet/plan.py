@@ -136,12 +136,13 @@ def _requantised(design: Design, chosen: Option) -> tuple[Alert, ...]:
     same_gpu = tuple(c for c in design.question.candidates if c.gpu.name == deployment.gpu.name)
     published = replace(design.question, candidates=same_gpu, weight_dtypes=(native,))
     best = search(design.asking(published)).best()
-    price = (
-        f"in {native} it would take {best.purchase.gpus} {deployment.gpu.name} instead of "
-        f"{chosen.purchase.gpus}"
-        if best is not None
-        else f"in {native} it does not fit or is too slow on {deployment.gpu.name}"
-    )
+    if best is None:
+        price = f"in {native} it does not fit or is too slow on {deployment.gpu.name}"
+    else:
+        arranged = f"{best.deployment.describe()} with KV cache {best.deployment.kv_dtype}"
+        many = best.purchase.gpus
+        count = "as many" if many == chosen.purchase.gpus else f"{many}"
+        price = f"in {native} it would take {count} {deployment.gpu.name}, as {arranged}"
     return (
         Alert(
             id="weights_requantised",

@@ -76,6 +76,11 @@ class Option:
         return self.replicas[-1].deployment
 
     @property
+    def value(self) -> float:
+        """What the search minimises."""
+        return self.purchase.value(self.objective)
+
+    @property
     def key(self) -> tuple[float | str, ...]:
         """What options are ranked by, ties broken to the end.
 
@@ -88,7 +93,7 @@ class Option:
         if curve is not None:
             carried = curve.capacity_requests_per_s()  # type: ignore[assignment]
         return (
-            bought.value(self.objective),
+            self.value,
             bought.gpus,
             _or_inf(bought.usd_per_hour),
             _or_inf(bought.power_watts),
@@ -333,13 +338,15 @@ def _search_one_model(
         group = Group(index, replica.deployment.tensor_parallel)
         best = outcome.options.get(group)
         if best is not None and (bound, quality) >= (
-            best.purchase.value(objective),
+            best.value,
             compromises(best.deployment),
         ):
             outcome.considered["bounded"] += 1 + len(BATCH_LIMITS)
             continue
         option = best
         for limited in _batch_limits(design, replica, ground):
+            if option is not None and option is not best and option.value <= bound:
+                break  # as good as step times allow: smaller batches could only carry less
             outcome.considered["evaluated"] += 1
             within = option.purchase.gpus if option is not None else limit
             found = evaluate(design, limited, within_gpus=within)
