@@ -88,4 +88,4 @@ class StepModel:
     per_sequence_s: float
     per_kv_token_s: float
     source: str = ""
-    evidence: Evidence = field(default=Evidence.MEASURED)
+    evidence: Evidence = field(default=Evidence.CALIBRATED)

@@ -72,13 +72,14 @@ def capacity(asked: Study, fleet: StatedFleet, catalog: Catalog | None = None) -
             "capacity answers for one model at a time; the study has several.",
             hint="Give one with --model, or size the chain with tonnage size.",
         )
-    daily = asked.document.workload.daily_users
+    daily, peak = asked.document.workload.daily_users, asked.document.workload.peak
     return capacity_of(
         question,
         _owned(fleet, catalog),
         fleet,
         requests_per_user_per_day=daily.requests_per_user if daily else None,
         active_s_per_day=asked.document.workload.active_hours,
+        peak_factor=peak.factor if peak else None,
     )
 
 

@@ -272,7 +272,10 @@ def test_native_is_what_the_model_is_published_in(ask):
 
 
 def test_a_step_model_is_four_times(write_study, catalog):
-    path = write_study(SMALL + "engine: {step_model: steps.json}\n")
+    path = write_study(
+        SMALL.replace("gpus: [H100-SXM]", "gpus: [H100-SXM], tensor_parallel: 1")
+        + "engine: {step_model: steps.json}\n"
+    )
     (path.parent / "steps.json").write_text(
         '{"base_s": 0.01, "per_prefill_token_s": 1e-4, "per_sequence_s": 0, "per_kv_token_s": 1e-9}'
     )

@@ -102,6 +102,8 @@ FLAGS: tuple[Flag, ...] = (
          help='Offline work: requests to finish by --deadline: "1 M".'),
     Flag(name="--deadline", key="workload.batch.deadline", group=LOAD, metavar="TIME",
          help='Of --batch-requests: "8 h".'),
+    Flag(name="--throughput", key="promises.throughput", group=LOAD, metavar="SPEED",
+         help='Of offline work, output tokens per second of the fleet: "12,000 tokens/s".'),
     Flag(name="--sessions", key="workload.sessions", group=LOAD, metavar="COUNT",
          help="Contexts resident in GPU memory at once; alone, only memory is sized."),
     # ── lengths ──

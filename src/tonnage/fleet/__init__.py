@@ -375,3 +375,4 @@ class Capacity:
     inputs: tuple[StatedInput, ...] = ()
     rationale: tuple[Rationale, ...] = ()
     alternatives: tuple[CapacityAlternative, ...] = ()
+    alerts: tuple[Alert, ...] = ()

@@ -106,28 +106,8 @@ def plan_alerts(
 ) -> tuple[Alert, ...]:
     """Alerts about the plan as a whole."""
     alerts = []
-    model, workload = deployment.model, question.workload
-    longest = max(
-        (workload.context_tokens or 0.0),
-        *(
-            call.mix.context_tokens_max
-            for call in workload.calls
-            if workload.load is not None and call.model == workload.calls[-1].model
-        ),
-        0.0,
-    )
-    if longest > model.max_context_tokens:
-        alerts.append(
-            Alert(
-                id="context_exceeds_model",
-                severity="critical",
-                scenario="all",
-                cause=f"contexts reach {format_number(longest)} tokens, "
-                f"{model.name} is made for {format_number(float(model.max_context_tokens))}",
-                impact="memory is sized for the model's limit; longer requests are cut or refused",
-                action="shorten the context or choose a model with a longer one",
-            )
-        )
+    alerts += context_alerts(question, deployment)
+    workload = question.workload
     if KV_BYTES_PER_VALUE[deployment.kv_dtype] > 1:
         alerts.append(
             Alert(
@@ -182,6 +162,34 @@ def plan_alerts(
             )
         )
     return tuple(alerts)
+
+
+def context_alerts(question: Question, deployment: Deployment) -> list[Alert]:
+    """An alert when contexts outgrow the model: they are never cut in silence."""
+    alerts = []
+    model, workload = deployment.model, question.workload
+    longest = max(
+        (workload.context_tokens or 0.0),
+        *(
+            call.mix.context_tokens_max
+            for call in workload.calls
+            if workload.load is not None and call.model == workload.calls[-1].model
+        ),
+        0.0,
+    )
+    if longest > model.max_context_tokens:
+        alerts.append(
+            Alert(
+                id="context_exceeds_model",
+                severity="critical",
+                scenario="all",
+                cause=f"contexts reach {format_number(longest)} tokens, "
+                f"{model.name} is made for {format_number(float(model.max_context_tokens))}",
+                impact="memory is sized for the model's limit; longer requests are cut or refused",
+                action="shorten the context or choose a model with a longer one",
+            )
+        )
+    return alerts
 
 
 def _server_gpus(question: Question, scenario: Scenario) -> int:

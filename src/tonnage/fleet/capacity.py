@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tonnage.evidence import Evidence, Rationale
 from tonnage.fleet import Capacity, CapacityAlternative, StatedFleet
+from tonnage.fleet.alerts import context_alerts
 from tonnage.fleet.replica import (
     Misfit,
     Replica,
@@ -33,11 +34,13 @@ def capacity_of(
     *,
     requests_per_user_per_day: float | None = None,
     active_s_per_day: float | None = None,
+    peak_factor: float | None = None,
 ) -> Capacity:
     """What `fleet` carries of the question's calls: the best arrangement, others beside it.
 
     The question's own load is set aside; its lengths, promises and memory rules hold. No headroom
-    and no spare are taken off: losing a unit takes its share away.
+    and no spare are taken off: losing a unit takes its share away. `peak_factor` is the stated
+    ratio of peak to mean; None derives the mean as the one whose Poisson p95 is the peak.
     """
     policy = next(p for p in question.policies if p.name == "recommended")
     gpus = fleet.units * (
@@ -62,7 +65,9 @@ def capacity_of(
         / sequence_kv_bytes_per_gpu(replica.deployment, per_session.session_tokens)
         + 1e-9
     )
-    mean = _mean_of_peak(rate) if rate > 0 else None
+    mean = None
+    if rate > 0:
+        mean = rate / peak_factor if peak_factor is not None else _mean_of_peak(rate)
     daily = None
     if active_s_per_day is not None and rate > 0:
         daily = rate * active_s_per_day
@@ -97,6 +102,7 @@ def capacity_of(
         promises=question.workload.promises,
         inputs=question.inputs,
         alternatives=alternatives,
+        alerts=tuple(context_alerts(restricted, replica.deployment)),
     )
     return replace(result, rationale=_rationale(restricted, replica, result, held))
 

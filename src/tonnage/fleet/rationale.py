@@ -102,12 +102,12 @@ def _memory(question: Question, option: Option, scenario: Scenario) -> list[Rati
             formula="bytes per session × sessions",
             inputs={
                 "per session": format_bytes(memory.kv_bytes_per_session),
-                "sessions": format_number(float(question.workload.sessions or replica.max_running)),
+                "sessions": format_number(memory.kv_bytes_total / memory.kv_bytes_per_session),
             },
             explanation=(
                 "All resident contexts together."
                 if question.workload.sessions
-                else "The calls one replica runs at once."
+                else "The calls that run at once on all replicas at peak, on average."
             ),
             evidence=evidence,
         ),

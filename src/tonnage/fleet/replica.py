@@ -11,7 +11,7 @@ import numpy as np
 from tonnage.performance.memory import memory_budget, sequence_kv_bytes_per_gpu
 from tonnage.performance.roofline import tabulate
 from tonnage.queueing import TrafficClass
-from tonnage.queueing.closed_form import ClosedForm
+from tonnage.queueing.closed_form import PLANNED_LOAD, ClosedForm
 from tonnage.workload import Batch, ClosedLoad, LlmCall, Load, OpenLoad, Promise
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def largest_rate(replica: Replica, promises: tuple[Promise, ...]) -> float:
     """The largest peak rate (user requests/s) one replica carries with every promise kept."""
     curve = replica.curve
     assert curve is not None  # noqa: S101 — callers have a load
-    high = curve.capacity_requests_per_s() * (1 - 1e-6)
+    high = curve.capacity_requests_per_s() * PLANNED_LOAD
     if curve.keeps(_open(high), promises) is None:
         return high
     low = high * 1e-6

@@ -108,6 +108,10 @@ def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -
         )
     latency = fleet_latency(question, sized, counts, load)
     memory = memory_figures(question, sized.replicas[-1])
+    if question.workload.sessions is None:
+        running = sized.replicas[-1].max_running if latency is None else latency.running
+        total = memory.kv_bytes_per_session * running * counts[-1]
+        memory = replace(memory, kv_bytes_total=total)
     survives_replicas, survives_servers = _survives(sized, policy)
     per_server, per_gpu = _normalised(question, sized)
     scenario = Scenario(
@@ -222,9 +226,6 @@ def memory_figures(question: Question, replica: Replica) -> MemoryFigures:
     held = server_gpus // deployment.gpus
     gpus_used = held * deployment.gpus or server_gpus
     sessions = int(budget.kv_bytes / sequence_kv_bytes_per_gpu(deployment, tokens) + 1e-9)
-    resident: float | None = workload.sessions
-    if resident is None and workload.load is not None and not isinstance(workload.load, Batch):
-        resident = replica.max_running
     return MemoryFigures(
         weights_bytes_per_gpu=budget.weights_bytes,
         activations_bytes_per_gpu=budget.activations_bytes,
@@ -232,7 +233,7 @@ def memory_figures(question: Question, replica: Replica) -> MemoryFigures:
         kv_pool_bytes_per_gpu=budget.kv_bytes,
         gpu_memory_bytes=budget.gpu_memory_bytes,
         kv_bytes_per_session=per_session,
-        kv_bytes_total=per_session * (resident or 1),
+        kv_bytes_total=per_session * (workload.sessions or replica.max_running),
         kv_budget_bytes_per_server=budget.kv_bytes * gpus_used,
         sessions_per_server=sessions * held
         if held

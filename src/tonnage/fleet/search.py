@@ -76,9 +76,9 @@ class Option:
         return self.replicas[-1].deployment
 
     @property
-    def value(self) -> float:
-        """What the search minimises."""
-        return self.purchase.value(self.objective)
+    def least(self) -> tuple[float, int]:
+        """What the search minimises: the objective, and GPUs where it ties or is not known."""
+        return self.purchase.value(self.objective), self.purchase.gpus
 
     @property
     def key(self) -> tuple[float | str, ...]:
@@ -93,8 +93,7 @@ class Option:
         if curve is not None:
             carried = curve.capacity_requests_per_s()  # type: ignore[assignment]
         return (
-            self.value,
-            bought.gpus,
+            *self.least,
             _or_inf(bought.usd_per_hour),
             _or_inf(bought.power_watts),
             sum(compromises(replica.deployment) for replica in self.replicas),
@@ -323,7 +322,8 @@ def _search_one_model(
     sessions = None if workload.sessions is None else workload.sessions * factor
     (rows,) = ground.pools[index].values()
     limit = _gpu_limit(question, candidate) if any_will_do else None
-    ready: list[tuple[tuple[float, ...], Replica]] = []
+    sizes = len(question.max_batch_sizes) or 1 + len(BATCH_LIMITS)  # nodes of one arrangement
+    ready: list[tuple[tuple[float, int, int], int, Replica]] = []
     for built in _fitting(rows, index, outcome):
         deployment = built.deployment
         at_best = least_replicas(built, load, workload.promises, sessions)
@@ -332,26 +332,26 @@ def _search_one_model(
             outcome.miss(index, _slow(built))
             continue
         need = Need(deployment=deployment, for_load=at_best, with_headroom=at_best)
-        bound = buy(candidate, (need,), policy.spare_units).value(objective)
-        ready.append(((bound, compromises(deployment), at_best * deployment.gpus), built))
-    for (bound, quality, _), replica in sorted(ready, key=lambda pair: pair[0]):
+        least = buy(candidate, (need,), policy.spare_units)
+        bound = (least.value(objective), least.gpus, compromises(deployment))
+        ready.append((bound, at_best * deployment.gpus, built))
+    for bound, _, replica in sorted(ready, key=lambda row: row[:2]):
         group = Group(index, replica.deployment.tensor_parallel)
         best = outcome.options.get(group)
-        if best is not None and (bound, quality) >= (
-            best.value,
-            compromises(best.deployment),
-        ):
-            outcome.considered["bounded"] += 1 + len(BATCH_LIMITS)
+        if best is not None and bound >= (*best.least, compromises(best.deployment)):
+            outcome.considered["bounded"] += sizes
             continue
-        option = best
+        option, tried = best, 0
         for limited in _batch_limits(design, replica, ground):
-            if option is not None and option is not best and option.value <= bound:
+            if option is not None and option is not best and option.least <= bound[:2]:
                 break  # as good as step times allow: smaller batches could only carry less
-            outcome.considered["evaluated"] += 1
+            tried += 1
             within = option.purchase.gpus if option is not None else limit
             found = evaluate(design, limited, within_gpus=within)
             if found is not None and (option is None or found.key < option.key):
                 option = found
+        outcome.considered["evaluated"] += tried
+        outcome.considered["bounded"] += max(sizes - tried, 0)
         if option is None:
             outcome.miss(index, _slow(replica))
         elif option is not best:
@@ -456,9 +456,9 @@ def _batch_limits(
 ) -> Iterator[Replica]:
     """The replica as it is and, where speed per call is promised, with fewer calls at once.
 
-    Running fewer calls keeps tokens fast and makes others wait: the two sizes below the largest
-    batch whose steps keep the TPOT promise are tried, or the sizes the user named. A batch with a
-    tight deadline tries them all: large batches drain slowly.
+    Running fewer calls keeps tokens fast and makes others wait: every size up to
+    the largest batch whose steps keep the TPOT promise is tried, or the sizes the user named. A
+    batch with a tight deadline tries them all: large batches drain slowly.
     """
     question = design.question
     workload = question.workload
@@ -475,7 +475,7 @@ def _batch_limits(
         if per_token is not None:
             running = int(np.searchsorted(replica.curve.decode_s, per_token, side="right"))
             most = min(running, replica.max_running - 1)
-            limits = [size for size in BATCH_LIMITS if size <= most]
+            limits = [size for size in reversed(BATCH_LIMITS) if size <= most]
     elif replica.curve is not None and isinstance(workload.load, Batch):
         tail = replica.curve.output_tokens * float(replica.curve.decode_s[-1])
         if tail > LONG_TAIL * workload.load.deadline_s:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _EDGES = np.array([0, 0.15, 0.35, 0.6, 0.8, 0.9, 0.94, 0.96, 0.98, 0.985, 0.995, 1.0])
 _STABLE = 1 - 1e-9
 HIGH_LOAD = 0.9
+PLANNED_LOAD = 0.95  # of saturation: nearer to it, waits grow without bound; never planned for
 LONG_PROMPT = 0.1  # prefill over the answer's own decode time, beyond which TPOT p95 is 10 % low
 
 
@@ -128,6 +129,7 @@ class ClosedForm:
         self.completions_per_s = 1 / (self.prefill_s + output * self.decode_s / k)
         self._log_completions = np.log(self.completions_per_s)
         self.saturation_per_s = float(self.completions_per_s[-1])
+        self.planned_per_s = PLANNED_LOAD * self.saturation_per_s
 
     def step(
         self,
@@ -212,11 +214,13 @@ class ClosedForm:
     def keeps(self, load: OpenLoad | ClosedLoad, promises: tuple[Promise, ...]) -> str | None:
         """The metric of the first promise that breaks under `load`, or None when all are kept.
 
-        "capacity" stands for a load without a steady state. Cheaper than `at`: a promise on a
-        single call is checked by one look at the distribution, not by inverting it.
+        "capacity" stands for an open load too near to saturation or beyond. Cheaper than `at`: a
+        promise on a single call is checked by one look at the distribution, not by inverting it.
         """
         state = self._state(load)
         if state is None:
+            return "capacity"
+        if isinstance(load, OpenLoad) and state.calls_per_s > self.planned_per_s * (1 + 1e-9):
             return "capacity"
         single = len(self.traffic) == 1 and self.traffic[0].weight == 1
         for promise in promises:

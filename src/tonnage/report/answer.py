@@ -21,6 +21,7 @@ from tonnage.report.figures import (
     METRIC_NAMES,
     METRICS,
     UNKNOWN,
+    all_alerts,
     arrangement,
     fleet_words,
     format_figure,
@@ -86,8 +87,14 @@ def headline(plan: Plan) -> Headline:
         label="Recommended",
         answer=fleet_words(plan, scenario),
         facts=tuple(facts),
-        notes=_how_sure(plan, scenario),
+        notes=(*_how_sure(plan, scenario), *_critical(plan)),
     )
+
+
+def _critical(plan: Plan) -> tuple[str, ...]:
+    """What may not be missed: the cause of every critical alert."""
+    causes = [alert.cause for alert in all_alerts(plan) if alert.severity == "critical"]
+    return tuple(f"‼ {cause}" for cause in dict.fromkeys(causes))
 
 
 def _how_sure(plan: Plan, scenario: Scenario) -> tuple[str, ...]:
@@ -115,10 +122,11 @@ def _how_sure(plan: Plan, scenario: Scenario) -> tuple[str, ...]:
 
 
 def scenario_evidence(scenario: Scenario) -> Evidence:
-    """What the GPU count rests on: the latency when there is one, else the weakest derivation."""
+    """What the GPU count rests on: the latency where there is one, else the count of replicas."""
     if scenario.latency is not None:
         return scenario.latency.evidence
-    return min((each.evidence for each in scenario.rationale), default=Evidence.MODELLED)
+    counted = (each.evidence for each in scenario.rationale if each.figure == "replicas")
+    return next(counted, Evidence.MODELLED)
 
 
 def standing_section(plan: Plan) -> Section | None:

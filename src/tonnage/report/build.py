@@ -10,10 +10,16 @@ from tonnage.fleet import Plan
 from tonnage.report import Report
 from tonnage.report.answer import asked, headline, infeasible_section, standing_section, title
 from tonnage.report.detail import derivations_section, dictionary_section, inputs_section
+from tonnage.report.figures import all_alerts
 from tonnage.report.grounds import assumed_section, demand_section, latency_section, memory_section
 from tonnage.report.json import plan_data
 from tonnage.report.options import pools_section, scenarios_section
-from tonnage.report.reasons import alerts_section, binding_section, next_section, rejected_section
+from tonnage.report.reasons import (
+    alerts_section,
+    binding_section,
+    next_section,
+    rejected_section,
+)
 
 
 def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Report:
@@ -38,7 +44,7 @@ def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Repo
             rejected_section(plan),
         ]
     sections += [
-        alerts_section(plan),
+        alerts_section(all_alerts(plan)),
         next_section(plan, command),
         inputs_section(plan),
         derivations_section(plan),

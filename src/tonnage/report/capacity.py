@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from tonnage import units
 from tonnage.fleet import Capacity, CapacityAlternative
@@ -27,7 +28,7 @@ from tonnage.report.json import (
     rationale_data,
     with_explanations,
 )
-from tonnage.report.reasons import LONG_COMMAND
+from tonnage.report.reasons import LONG_COMMAND, alerts_section
 
 
 def report_capacity(capacity: Capacity, *, command: str = "tonnage capacity") -> Report:
@@ -36,6 +37,7 @@ def report_capacity(capacity: Capacity, *, command: str = "tonnage capacity") ->
         _carries(capacity),
         _latency(capacity),
         _alternatives(capacity),
+        alerts_section(capacity.alerts),
         _derivations(capacity),
     )
     return Report(
@@ -61,7 +63,7 @@ def _headline(capacity: Capacity) -> Headline:
         if capacity.deployment
         else plural(capacity.replicas, "replica")
     )
-    facts = [f"{capacity.gpus} GPUs as {arranged}"]
+    facts = [f"{plural(capacity.gpus, 'GPU')} as {arranged}"]
     if capacity.requests_per_s is not None:
         answer = f"{format_figure(capacity.requests_per_s, 'requests/s')} at peak"
         if capacity.requests_per_s_mean is not None:
@@ -221,6 +223,7 @@ def capacity_data(capacity: Capacity) -> Json:
         ],
         "rationale": rationale_data(capacity.rationale),
         "alternatives": _alternatives_data(capacity.alternatives),
+        "alerts": [asdict(each) for each in capacity.alerts],
     }
     return with_explanations(data, {})
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from tonnage import units
-from tonnage.fleet import Plan, PoolPlan, Scenario
+from tonnage.fleet import Alert, Plan, PoolPlan, Scenario
 from tonnage.hardware import ServerSpec
 from tonnage.queueing import LatencyFigures
 from tonnage.workload import Metric, Promise
@@ -37,7 +37,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 
 
 def format_figure(value: float | None, unit: str) -> str:
-    """2.4e9 in "bytes" -> "2.24 GiB", 0.0214 in "s" -> "21.4 ms", 7.2 in "requests/s" as it is."""
+    """2.4e9 in "bytes" -> "2.24 GiB", 0.0214 in "s" -> "21.4 ms", 1 in "requests/s" -> "1 request/s"."""
     if value is None:
         return UNKNOWN
     if math.isnan(value):
@@ -46,8 +46,8 @@ def format_figure(value: float | None, unit: str) -> str:
         return "unbounded"
     if unit in _FORMATS:
         return _FORMATS[unit](value)
-    number = units.format_number(value)
-    return f"{number} {unit.replace('_per_', '/')}" if unit else number
+    shown = unit.replace("_per_", "/")
+    return units.format_amount(value, shown) if unit else units.format_number(value)
 
 
 def percentile_key(metric: str, percentile: float) -> str:
@@ -118,3 +118,10 @@ def survival_words(scenario: Scenario) -> str:
     if scenario.survives_replicas:
         return f"survives {plural(scenario.survives_replicas, 'replica')}"
     return "survives no failure"
+
+
+def all_alerts(plan: Plan) -> list[Alert]:
+    """The plan's alerts and those of its scenarios, most severe first, each once."""
+    every = [*plan.alerts, *(alert for scenario in plan.scenarios for alert in scenario.alerts)]
+    order = {"critical": 0, "warning": 1, "info": 2}
+    return sorted(dict.fromkeys(every), key=lambda alert: order[alert.severity])

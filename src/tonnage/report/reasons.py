@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from tonnage import units
 from tonnage.fleet import (
@@ -80,12 +80,12 @@ def _carries(plan: Plan) -> tuple[Prose, ...]:
     if scenario is None or scenario.requests_per_s_per_server is None:
         return ()
     server = plan.candidate.server if plan.candidate else None
-    per_server = units.format_number(scenario.requests_per_s_per_server)
+    per_server = units.format_amount(scenario.requests_per_s_per_server, "requests/s")
     per_gpu = units.format_number(scenario.requests_per_s_per_gpu)
     return (
         Prose(
             f"Promises kept, one {server.name if server else 'group of 8 GPUs'} carries at most "
-            f"{per_server} requests/s at peak: {per_gpu} per GPU.",
+            f"{per_server} at peak: {per_gpu} per GPU.",
             "quiet",
         ),
     )
@@ -121,7 +121,8 @@ def _used_words(each: Constraint) -> str:
     if each.available is None:
         return used
     number, _, unit = used.partition(" ")
-    return f"{number if unit and available.endswith(f' {unit}') else used} of {available}"
+    shared = units.singular(unit) == units.singular(available.partition(" ")[2])
+    return f"{number if unit and shared else used} of {available}"
 
 
 def _and(words: Sequence[str]) -> str:
@@ -152,7 +153,7 @@ def rejected_section(plan: Plan) -> Section | None:
             for fate, count in plan.considered.items()
             if count
         )
-        blocks.append(Prose(f"{considered:,} arrangements considered: {told}.", "quiet"))
+        blocks.append(Prose(f"{considered:,} arrangements and batch limits considered: {told}.", "quiet"))
     return (
         Section(id="rejections", title="Why not the others", blocks=tuple(blocks))
         if blocks
@@ -189,18 +190,11 @@ def _rejection_table(rejections: Sequence[Rejection], title: str = "") -> Table:
     )
 
 
-def all_alerts(plan: Plan) -> list[Alert]:
-    """The plan's alerts and those of its scenarios, most severe first, each once."""
-    every = [*plan.alerts, *(alert for scenario in plan.scenarios for alert in scenario.alerts)]
-    order = {"critical": 0, "warning": 1, "info": 2}
-    return sorted(dict.fromkeys(every), key=lambda alert: order[alert.severity])
-
-
-def alerts_section(plan: Plan) -> Section | None:
+def alerts_section(alerts: Iterable[Alert]) -> Section | None:
     """Alerts that say the same of several scenarios are told once."""
     scopes: dict[tuple[str, str, str, str], list[str]] = {}
     severities: dict[tuple[str, str, str, str], Severity] = {}
-    for alert in all_alerts(plan):
+    for alert in alerts:
         if alert.id == TOLD_ABOVE:
             continue
         key = (alert.id, alert.cause, alert.impact, alert.action)
@@ -212,7 +206,7 @@ def alerts_section(plan: Plan) -> Section | None:
             cause=key[1],
             impact=key[2],
             action=key[3],
-            scope=", ".join(scope for scope in dict.fromkeys(names) if scope not in {"", "all"}),
+            scope=", ".join(scope for scope in dict.fromkeys(names) if scope != "all"),
         )
         for key, names in scopes.items()
     )

@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from tonnage.dtypes import DTYPES, KV_DTYPES
 from tonnage.engine import EngineProfile
 from tonnage.evidence import Evidence
 from tonnage.fleet import (
-    Candidate,
     ExistingFleet,
     Limits,
     Question,
@@ -24,6 +22,7 @@ from tonnage.fleet import (
 )
 from tonnage.model import ModelSpec
 from tonnage.study.candidates import find_candidates
+from tonnage.study.conflicts import lacking, overlong, stretched, undivided
 from tonnage.study.demand import TOLD, Ledger, RequestTokens, derive_load
 from tonnage.study.document import (
     LOAD_FORMS,
@@ -103,13 +102,18 @@ class _Builder:
         if self.names.findings or engine is None:
             raise self.study.places.errors(self.names.findings)
         specs = tuple(dict.fromkeys(models.values()))
-        weight_dtypes = self._weight_dtypes(specs, candidates)
-        kv_dtypes = self._kv_dtypes(specs, candidates)
-        self._refuse_undivided(specs, document.hardware.tensor_parallel)
-        if self.names.findings:
-            raise self.study.places.errors(self.names.findings)
+        weight_dtypes, kv_dtypes = self._weight_dtypes(specs), self._kv_dtypes(specs)
+        self._refuse(
+            (
+                *lacking(("engine", "weight_dtype"), weight_dtypes, candidates, for_kv=False),
+                *lacking(("engine", "kv_dtype"), kv_dtypes, candidates, for_kv=True),
+                *undivided(specs, document.hardware.tensor_parallel or ()),
+                *stretched(self.study, candidates),
+            )
+        )
         workload = self._workload(models)
         policies = self._policies()
+        one_arrangement = (1,) if self.study.step_model is not None else ()
         return Question(
             name=document.name or self._default_name(next(iter(specs))),
             workload=workload,
@@ -119,8 +123,8 @@ class _Builder:
             policies=policies,
             objective=document.objective,
             tensor_parallel=document.hardware.tensor_parallel or (),
-            pipeline_parallel=document.hardware.pipeline_parallel or (),
-            expert_parallel=document.hardware.expert_parallel or (),
+            pipeline_parallel=document.hardware.pipeline_parallel or one_arrangement,
+            expert_parallel=document.hardware.expert_parallel or one_arrangement,
             weight_dtypes=weight_dtypes,
             kv_dtypes=kv_dtypes,
             max_batch_sizes=document.engine.max_batch_size or (),
@@ -136,6 +140,12 @@ class _Builder:
                 *self.ledger.assumed,
             ),
         )
+
+    def _refuse(self, findings: Iterable[Finding]) -> None:
+        """Raise every finding so far, and these."""
+        self.names.findings.extend(findings)
+        if self.names.findings:
+            raise self.study.places.errors(self.names.findings)
 
     def _default_name(self, model: ModelSpec) -> str:
         return Path(self.study.file).stem if self.study.file else model.name
@@ -191,7 +201,14 @@ class _Builder:
     def _workload(self, models: Mapping[int, ModelSpec]) -> Workload:
         workload = self.document.workload
         calls = self._calls(models)
-        load = derive_load(workload, self._request_tokens(calls), self.ledger)
+        window = () if self._memory_only else (spec for _, spec in sorted(models.items()))
+        self._refuse(overlong(calls, window, chain=bool(workload.calls)))
+        load = derive_load(
+            workload,
+            self._request_tokens(calls),
+            self.ledger,
+            output_tokens_per_s=self.document.promises.throughput,
+        )
         promises = self._promises(load)
         context = self._context(calls)
         if workload.words_per_token is None and self.used_words:
@@ -281,6 +298,8 @@ class _Builder:
 
     @property
     def _memory_only(self) -> bool:
+        if self.document.promises.throughput is not None:
+            return False
         return not any(getattr(self.document.workload, form) is not None for form in LOAD_FORMS)
 
     def _note_length(self, key: Key, title: str, reckoning: Reckoning) -> None:
@@ -450,64 +469,19 @@ class _Builder:
 
     # ── number formats ──────────────────────────────────────────────────────────────────────────
 
-    def _weight_dtypes(
-        self, specs: tuple[ModelSpec, ...], candidates: tuple[Candidate, ...]
-    ) -> tuple[str, ...]:
+    def _weight_dtypes(self, specs: tuple[ModelSpec, ...]) -> tuple[str, ...]:
         names = self.document.engine.weight_dtype
+        if names is None and self.study.step_model is not None:
+            names = ("native",)  # a step model was measured in one format
         if names is None:
             self.ledger.assume(("engine", "weight_dtype"), "the best of all that fit")
-        resolved = _resolved(names, tuple(spec.native_weight_dtype for spec in specs))
-        self._refuse_lacking("weight_dtype", resolved, candidates, for_kv=False)
-        return resolved
+        return _resolved(names, tuple(spec.native_weight_dtype for spec in specs))
 
-    def _kv_dtypes(
-        self, specs: tuple[ModelSpec, ...], candidates: tuple[Candidate, ...]
-    ) -> tuple[str, ...]:
+    def _kv_dtypes(self, specs: tuple[ModelSpec, ...]) -> tuple[str, ...]:
         names = self.document.engine.kv_dtype
         if names is None:
             self.ledger.assume(("engine", "kv_dtype"), "the best of all that fit")
-        resolved = _resolved(names, tuple(spec.native_dtype for spec in specs))
-        self._refuse_lacking("kv_dtype", resolved, candidates, for_kv=True)
-        return resolved
-
-    def _refuse_lacking(
-        self,
-        name: str,
-        dtypes: tuple[str, ...],
-        candidates: tuple[Candidate, ...],
-        *,
-        for_kv: bool,
-    ) -> None:
-        """Complain when no candidate has any of the stated dtypes."""
-        gpus = [candidate.gpu for candidate in candidates]
-        if not dtypes or any(not gpu.lacks(d, for_kv=for_kv) for gpu in gpus for d in dtypes):
-            return
-        known = KV_DTYPES if for_kv else tuple(DTYPES)
-        has = [d for d in known if any(not gpu.lacks(d, for_kv=for_kv) for gpu in gpus)]
-        self.names.findings.append(
-            Finding(
-                ("engine", name),
-                f"is {', '.join(dtypes)}, which {_or(gpu.name for gpu in gpus)} does not have.",
-                f"Choose {_or(has)}, or another GPU.",
-            )
-        )
-
-    def _refuse_undivided(
-        self, specs: tuple[ModelSpec, ...], sizes: tuple[int, ...] | None
-    ) -> None:
-        """Complain when no stated tensor parallelism divides the heads of a model."""
-        for spec in specs:
-            if sizes and all(spec.heads % size for size in sizes):
-                fitting = [size for size in (1, 2, 4, 8, 16) if spec.heads % size == 0]
-                stated = _or(str(size) for size in sizes)
-                self.names.findings.append(
-                    Finding(
-                        ("hardware", "tensor_parallel"),
-                        f"is {stated}, which does not divide the {spec.heads} attention heads of "
-                        f"{spec.name}.",
-                        f"Choose {_or(str(size) for size in fitting)}.",
-                    )
-                )
+        return _resolved(names, tuple(spec.native_dtype for spec in specs))
 
 
 def _limits(metric: Metric, told: TimePercentiles | None, *, note: str = "") -> list[Promise]:
@@ -516,12 +490,6 @@ def _limits(metric: Metric, told: TimePercentiles | None, *, note: str = "") -> 
         for percentile in PERCENTILES
         if told is not None and (limit_s := getattr(told, f"p{percentile:.0f}")) is not None
     ]
-
-
-def _or(words: Iterable[str]) -> str:
-    """The words joined for a sentence: "a, b or c"."""
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _resolved(names: tuple[str, ...] | None, native: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tonnage.evidence import Evidence
 from tonnage.fleet import StatedInput
 from tonnage.study.document import (
+    BatchWork,
     DailyUsers,
     Key,
     TokensPerDay,
@@ -15,7 +17,13 @@ from tonnage.study.document import (
     WorkloadSection,
     format_key,
 )
-from tonnage.units import SECONDS_PER_HOUR, format_fraction, format_number, format_time
+from tonnage.units import (
+    SECONDS_PER_DAY,
+    SECONDS_PER_HOUR,
+    format_fraction,
+    format_number,
+    format_time,
+)
 from tonnage.workload import (
     Batch,
     ClosedLoad,
@@ -76,11 +84,18 @@ class RequestTokens:
 
 
 def derive_load(
-    workload: WorkloadSection, tokens: RequestTokens | None, ledger: Ledger
+    workload: WorkloadSection,
+    tokens: RequestTokens | None,
+    ledger: Ledger,
+    *,
+    output_tokens_per_s: float | None = None,
 ) -> Load | None:
-    """The load a workload states, its steps written to `ledger`; None when only sessions are."""
-    if workload.batch is not None:
-        return _batch(workload.batch.requests, workload.batch.deadline, ledger)
+    """The load a workload states, its steps written to `ledger`; None when only sessions are.
+
+    `output_tokens_per_s` is the throughput promised of offline work.
+    """
+    if workload.batch is not None or output_tokens_per_s is not None:
+        return _batch(workload.batch or BatchWork(), tokens, output_tokens_per_s, ledger)
     if workload.concurrency is not None:
         ledger.step(
             "clients",
@@ -110,7 +125,30 @@ def derive_load(
     return _with_peak(rate, evidence, workload, ledger)
 
 
-def _batch(requests: float, deadline_s: float, ledger: Ledger) -> Batch:
+def _batch(
+    work: BatchWork,
+    tokens: RequestTokens | None,
+    output_tokens_per_s: float | None,
+    ledger: Ledger,
+) -> Batch:
+    """Requests and the time they may take; a promised throughput is a deadline too."""
+    requests, deadline_s = work.requests, work.deadline
+    if output_tokens_per_s is not None and tokens is not None:
+        rate = output_tokens_per_s / max(tokens.output_tokens, 1.0)
+        ledger.step(
+            "rate of the throughput",
+            f"{format_number(output_tokens_per_s)} output tokens/s ÷ "
+            f"{format_number(round(tokens.output_tokens, 1))} tokens of an answer = "
+            f"{format_number(rate)} requests/s",
+            rate,
+            "requests/s",
+            tokens.evidence,
+        )
+        if requests is None:
+            return Batch(requests=rate * SECONDS_PER_DAY, deadline_s=SECONDS_PER_DAY)
+        deadline_s = min(requests / rate, deadline_s or math.inf)
+    assert requests is not None  # noqa: S101 — the rules ask for both, or for a throughput
+    assert deadline_s is not None  # noqa: S101 — as above
     ledger.step(
         "rate to finish in time",
         f"{format_number(requests)} requests ÷ {format_time(deadline_s)} = "

@@ -93,10 +93,10 @@ class Clients(Section):
 
 
 class BatchWork(Section):
-    """Requests to finish within a deadline."""
+    """Requests to finish within a deadline, or at a promised throughput."""
 
-    requests: PositiveAmount
-    deadline: PositiveTime
+    requests: PositiveAmount | None = None
+    deadline: PositiveTime | None = None
 
 
 class Peak(Section):
@@ -213,6 +213,7 @@ class PromisesSection(Section):
     tpot: TimePercentiles | None = None
     tokens_per_second: SpeedPercentiles | None = None
     e2e: TimePercentiles | None = None
+    throughput: TokenSpeed | None = None
 
 
 class HardwareSection(Section):

@@ -250,8 +250,14 @@ def _overridden(
             value = quantity.write(float(value))  # type: ignore[arg-type]  # noqa: PLW2901
         _put(changed, key, _plain(value))
     lines = {key: line for key, line in places.lines.items() if not _lies_within(key, keys)}
+    single = frozenset(
+        key for key, value in keys.items() if isinstance(value, list | tuple) and len(value) == 1
+    )
     return changed, Places(
-        file=places.file, lines=lines, overridden=places.overridden | frozenset(keys)
+        file=places.file,
+        lines=lines,
+        overridden=places.overridden | frozenset(keys),
+        single=(places.single - frozenset(keys)) | single,
     )
 
 
@@ -378,7 +384,7 @@ def _load_step_model(document: Document, folder: Path) -> tuple[StepModel | None
         return None, findings
     source = values.get("source")
     model = StepModel(
-        **numbers, source=source if isinstance(source, str) else name, evidence=Evidence.MEASURED
+        **numbers, source=source if isinstance(source, str) else name, evidence=Evidence.CALIBRATED
     )
     return model, []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import ValidationError
 
 from tonnage.errors import InputError, InputErrors
+from tonnage.spelling import nearest
 from tonnage.study.document import Document, Key, annotation_at, format_key, quantity_at, section_at
 from tonnage.units import EXAMPLES
 
@@ -84,15 +84,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where keys stand: lines of a file, and keys that a flag has set instead."""
+    """Where keys stand: lines of a file, and keys that a flag has set instead.
+
+    `single` are those of `overridden` that list one value, which nobody knows by its number.
+    """
 
     file: str | None
     lines: Mapping[Key, int]
     overridden: frozenset[Key]
+    single: frozenset[Key] = frozenset()
 
     def mistake(self, finding: Finding) -> MistakeError:
         """The finding with its file and line, or with its key alone when a flag set it."""
-        name = format_key(finding.key)
+        alone = finding.key[-1:] == (0,) and finding.key[:-1] in self.single
+        name = format_key(finding.key[:-1] if alone else finding.key)
         by_flag = any(finding.key[: len(key)] == key for key in self.overridden)
         line = next(
             (
@@ -155,8 +160,7 @@ def did_you_mean(name: str, known: Iterable[str], *, listed: str = "Known here")
     """The sentence "Did you mean p95?", or all that is known when nothing is near."""
     names = [str(one) for one in known]
     folded = {one.lower(): one for one in names}
-    near = [one for one in folded if sorted(one) == sorted(name.lower())]  # letters swapped
-    near += difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    near = nearest(name.lower(), folded, most=1)
     if near:
         return f"Did you mean {folded[near[0]]}?"
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")  # noqa: PLR2004 — a line

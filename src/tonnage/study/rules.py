@@ -60,8 +60,9 @@ def find_contradictions(tree: Mapping[str, Any]) -> Iterator[Finding]:
     given = _keys(tree, "workload")
     promised = _keys(tree, "promises")
     yield from _model(tree)
-    yield from _load(given)
+    yield from _load(given, promised)
     yield from _promises(given, promised, value_at(tree, ("promises", "mode")))
+    yield from _batch(value_at(tree, ("workload", "batch")), promised)
     for one, other in (("ttft", "wait"), ("tpot", "tokens_per_second")):
         if {one, other} <= promised:
             yield Finding(
@@ -134,10 +135,10 @@ def _model(tree: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _load(given: set[str]) -> Iterator[Finding]:
+def _load(given: set[str], promised: set[str]) -> Iterator[Finding]:
     forms = [form for form in LOAD_FORMS if form in given]
     together = {"request_rate", "peak_request_rate"}
-    if not forms and "sessions" not in given:
+    if not forms and "sessions" not in given and "throughput" not in promised:
         yield Finding(
             ("workload",),
             "does not say how much is asked.",
@@ -167,9 +168,32 @@ def _load(given: set[str]) -> Iterator[Finding]:
         )
 
 
+def _batch(batch: object, promised: set[str]) -> Iterator[Finding]:
+    if not isinstance(batch, Mapping):
+        return
+    if "deadline" in batch and "requests" not in batch:
+        yield Finding(
+            ("workload", "batch", "requests"),
+            "is missing: how much must be done by the deadline?",
+            "For example 1 M.",
+        )
+    if "deadline" not in batch and "throughput" not in promised:
+        yield Finding(
+            ("workload", "batch", "deadline"),
+            "is missing: by when must it be done?",
+            'For example "8 h", or promise a throughput of "12,000 tokens/s".',
+        )
+
+
 def _promises(given: set[str], promised: set[str], mode: object) -> Iterator[Finding]:
     latencies = [name for name in LATENCIES if name in promised]
     offline = "batch" in given
+    if "throughput" in promised and not offline and given & set(LOAD_FORMS):
+        yield Finding(
+            ("promises", "throughput"),
+            "is promised of offline work: output tokens per second of the whole fleet.",
+            "Leave the load out, or promise tokens_per_second of each answer.",
+        )
     no_load = "sessions" in given and not given & set(LOAD_FORMS)
     if mode == "offline" and not offline and given & set(LOAD_FORMS):
         yield Finding(
@@ -183,7 +207,7 @@ def _promises(given: set[str], promised: set[str], mode: object) -> Iterator[Fin
         if offline or mode == "offline":
             yield Finding(
                 ("promises", name),
-                "does not apply: offline work has only its deadline.",
+                "does not apply: offline work has a deadline or a throughput.",
                 "Remove it.",
             )
         elif no_load:
