@@ -163,3 +163,21 @@ def test_unknown_is_a_dash_and_zero_is_zero():
 )
 def test_times_are_shown_in_the_unit_people_use(seconds, text):
     assert units.format_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1, "requests/s", "1 request/s"),
+        (1.0000001, "requests/s", "1 request/s"),  # printed as 1
+        (0.5, "requests/s", "0.5 requests/s"),
+        (0, "tokens", "0 tokens"),
+        (1, "GPUs", "1 GPU"),
+        (1, "tokens/s", "1 token/s"),
+        (1, "s", "1 s"),
+        (1, "usd/h", "1 usd/h"),
+        (None, "requests/s", "– requests/s"),
+    ],
+)
+def test_one_is_not_many(value, unit, text):
+    assert units.format_amount(value, unit) == text

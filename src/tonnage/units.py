@@ -307,6 +307,17 @@ def format_number(value: float | None, digits: int = 3) -> str:
     return _significant(value, digits)
 
 
+def format_amount(value: float | None, unit: str) -> str:
+    """7.2 of "requests/s" -> "7.2 requests/s", 1 -> "1 request/s"; `unit` is in the plural."""
+    number = format_number(value)
+    return f"{number} {singular(unit) if number == '1' else unit}"
+
+
+def singular(unit: str) -> str:
+    """One of it: "requests/s" -> "request/s", "GPUs" -> "GPU"; units that have no plural stay."""
+    return re.sub(r"(?<=\w\w)s(?=/|$)", "", unit, count=1)
+
+
 def format_fraction(value: float | None) -> str:
     """0.083 -> "8.3 %"; None -> "–"."""
     if value is None:

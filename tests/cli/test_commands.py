@@ -114,6 +114,20 @@ def test_mistakes_in_flags_are_told_with_the_flag():
     assert result.stderr.startswith('error: "1.5" has no unit: --ttft-p95 is a time')
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--max-batch-size", "0"), "--max-batch-size must be at least 1, not 0."),
+        (("--gpu", "H200-SXN"), "--gpu cannot be used: "),
+        (("--gpu", "H200-SXM,H200-SXN"), "--gpu[1] cannot be used: "),
+    ],
+)
+def test_a_flag_that_was_given_once_has_no_number(flags, said):
+    result = tonnage("size", "--model", "gpt-oss-120b", "--request-rate", "1/s", *flags)
+    assert result.returncode == errors.EXIT_BAD_INPUT
+    assert result.stderr.startswith(f"error: {said}")
+
+
 def test_a_missing_study_is_bad_input(tmp_path):
     result = tonnage("size", tmp_path / "none.yaml")
     assert result.returncode == errors.EXIT_BAD_INPUT
@@ -341,7 +355,8 @@ def test_init_does_not_replace_a_study(study):
 
 def test_init_asks_again_after_a_bad_unit(tmp_path):
     answers = (
-        "Llama-3.3-70B-Instruct\nlots\n2000 tokens\n300 tokens\n11 apples\n11/s\nfirst 1.5 s\nH200-SXM\n"
+        "Llama-3.3-70B-Instruct\nlots\n2000 tokens\n300 tokens\n"
+        "11 apples\n11/s\nfirst 1.5 s\nH200-SXM\n"
     )
     result = subprocess.run(
         [sys.executable, "-m", "tonnage", "init"],

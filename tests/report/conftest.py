@@ -391,7 +391,7 @@ PLAN = Plan(
         Alert(
             id="kv_bf16",
             severity="info",
-            scenario="",
+            scenario="all",
             cause="The KV cache is kept in fp8.",
             impact="In 16 bits it would take twice the memory.",
             action="check answer quality with fp8 before relying on it.",

@@ -44,6 +44,18 @@ def test_no_key_is_undocumented(plan):
     jsonschema.Draft202012Validator(closed(schema())).validate(document(plan))
 
 
+def test_every_input_is_explained_under_its_key(plan):
+    found = document(plan)
+    assert {each["key"] for each in found["inputs"]} <= set(found["parameter_dictionary"])
+
+
+def test_an_alert_names_its_scenario_or_all():
+    definitions: Any = schema()["$defs"]
+    scenario = definitions["alert"]["properties"]["scenario"]
+    assert scenario["enum"] == ["all", "minimum", "recommended", "ideal"]
+    assert "empty" not in scenario["description"].lower()
+
+
 def test_the_figures_are_the_plan_s(plans):
     found = document(plans["streaming"])
     recommended = found["plan"]["scenarios"]["recommended"]

@@ -2,13 +2,17 @@
 
 import dataclasses
 import re
+from dataclasses import replace
 
 import pytest
 
-from tonnage.report import Cell, Column, Headline, Report, Section, Table
+from tonnage.catalog.profiles import engine
+from tonnage.report import Cell, Column, Headline, Report, Section, Table, reasons
 from tonnage.report.build import report_plan
 from tonnage.report.capacity import report_capacity
+from tonnage.report.inventory import report_things
 from tonnage.report.text import render_text
+from tonnage.workload import OpenLoad
 
 WIDTHS = (60, 80, 100, 160)
 COMMAND = "tonnage size s.yaml"
@@ -131,3 +135,32 @@ def test_a_table_that_may_not_turn_folds_rather_than_cuts():
     text = render_text(report, width=80)
     assert text.count("x") == 50
     assert len(re.findall(r"\d", text)) == 8 * 9 + 8
+
+
+def test_one_request_a_second_is_one(plans):
+    plan = plans["streaming"]
+    one = OpenLoad(requests_per_s_mean=1, requests_per_s_peak=1)
+    asked = replace(plan.question, workload=replace(plan.question.workload, load=one))
+    assert "Load: 1 request/s\n" in render_text(report_plan(replace(plan, question=asked)))
+
+
+@pytest.mark.parametrize(
+    ("used", "available", "told"),
+    [
+        (2.6, 6.1, "2.6 of 6.1 requests/s"),
+        (1, 6.1, "1 of 6.1 requests/s"),
+        (0.5, 1, "0.5 of 1 request/s"),
+    ],
+)
+def test_a_shared_unit_is_told_once(plans, used, available, told):
+    constraint = replace(
+        plans["streaming"].constraints[0], used=used, available=available, unit="requests/s"
+    )
+    assert reasons._used_words(constraint) == told
+
+
+def test_engines_show_their_limits_on_small_and_large_gpus():
+    report = report_things("engines", [engine("vLLM")])
+    text = render_text(report, width=140)
+    for shown in ("256 / 2,048", "1,024 / 8,192", "70 GiB"):
+        assert shown in text

@@ -6,7 +6,6 @@ answered with the file, the line, the key and what to write instead.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 import tomllib
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tonnage.errors import InputError
+from tonnage.spelling import nearest
 
 PACKAGED = Path(__file__).parent
 
@@ -131,8 +131,8 @@ def did_you_mean(word: str, among: Collection[str] | Mapping[str, str]) -> str:
     `among` is the names, or a mapping from each folded way to write a name to the name.
     """
     index = among if isinstance(among, Mapping) else {folded(name): name for name in among}
-    nearest = difflib.get_close_matches(folded(word), index, n=6, cutoff=0.5)
-    names = list(dict.fromkeys(index[fold] for fold in nearest))[:3]
+    near = nearest(folded(word), index, most=6, cutoff=0.5)
+    names = list(dict.fromkeys(index[fold] for fold in near))[:3]
     return f"Did you mean {' or '.join(names)}?" if names else ""
 
 

@@ -22,8 +22,7 @@ def parameter(
 
     Also why it matters, and how people get it wrong.
     """
-    from tonnage.cli.flags import BY_KEY  # noqa: PLC0415 — only here
-    from tonnage.report.dictionary import PARAMETERS, entry  # noqa: PLC0415 — only here
+    from tonnage.report.dictionary import PARAMETERS, parameter_name  # noqa: PLC0415 — only here
 
     if listed:
         longest = max(map(len, PARAMETERS))
@@ -40,12 +39,9 @@ def parameter(
         return
     if name is None:
         raise UsageError("which parameter?", hint="See tonnage parameter --list.")
-    flag = BY_KEY.get(name)
-    asked = flag.name if flag else name
-    for suffix in ("-p50", "-p90", "-p95", "-p99"):
-        asked = asked.removesuffix(suffix).removesuffix(suffix.replace("-", "_"))
-    found = entry(asked)
-    typer.echo(asked.lstrip("-").replace("-", "_"))
+    title = parameter_name(name)
+    found = PARAMETERS[title]
+    typer.echo(title)
     for label, text in (
         ("what", found.description),
         ("where from", found.source),

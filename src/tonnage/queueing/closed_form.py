@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _EDGES = np.array([0, 0.15, 0.35, 0.6, 0.8, 0.9, 0.94, 0.96, 0.98, 0.985, 0.995, 1.0])
 _STABLE = 1 - 1e-9
 HIGH_LOAD = 0.9
+ALIKE = 0.1  # coefficient of variation of answers below which clients stay in step
 PLANNED_LOAD = 0.95  # of saturation: nearer to it, waits grow without bound; never planned for
 LONG_PROMPT = 0.1  # prefill over the answer's own decode time, beyond which TPOT p95 is 10 % low
 
@@ -94,6 +95,10 @@ class ClosedForm:
         self.calls_per_request = sum(kind.weight for kind in traffic)
         self.mix_weights = [kind.weight / self.calls_per_request for kind in traffic]
         self.nodes = [Nodes(*_nodes(kind.mix.prompt), *_nodes(kind.mix.output)) for kind in traffic]
+        self._alike = all(
+            kind.mix.output.standard_deviation_tokens < ALIKE * kind.mix.output.mean_tokens
+            for kind in traffic
+        )
         self._tabulate()
 
     def _tabulate(self) -> None:
@@ -246,11 +251,16 @@ class ClosedForm:
         decode_s = self.output_tokens * float(self.decode_s[0])
         if float(self.prefill_s[0]) > LONG_PROMPT * decode_s:
             return (
-                "one prompt takes long next to a whole answer: the tail of TPOT, where several "
-                "prompts meet one answer, is understated"
+                "one prompt takes long next to a whole answer: where several prompts meet one "
+                "answer, every percentile is understated by up to a third"
             )
         if self.output_tokens < 8:  # noqa: PLR2004 — a handful of steps, see the module
             return "answers of a few tokens: TPOT varies more than the closed form shows"
+        if isinstance(load, ClosedLoad) and load.think_time_s == 0 and self._alike:
+            return (
+                "clients that never think and get answers of one length move in step: first tokens "
+                "come in waves, which the closed form spreads evenly"
+            )
         return ""
 
     # ── the state of the queue ────────────────────────────────────────────────────────────────

@@ -37,7 +37,7 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 
 
 def format_figure(value: float | None, unit: str) -> str:
-    """2.4e9 in "bytes" -> "2.24 GiB", 0.0214 in "s" -> "21.4 ms", 1 in "requests/s" -> "1 request/s"."""
+    """2.4e9 in "bytes" -> "2.24 GiB", 0.0214 in "s" -> "21.4 ms", 1 in "GPUs" -> "1 GPU"."""
     if value is None:
         return UNKNOWN
     if math.isnan(value):

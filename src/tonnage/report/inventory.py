@@ -11,7 +11,7 @@ from tonnage.engine import EngineProfile
 from tonnage.hardware import GpuSpec, Price, ServerSpec, StorageSpec
 from tonnage.model import ModelSpec
 from tonnage.report import Block, Cell, Column, Headline, Prose, Report, Section, Table
-from tonnage.report.figures import UNKNOWN, format_figure
+from tonnage.report.figures import UNKNOWN, format_figure, plural
 from tonnage.report.json import Json, with_explanations
 
 Thing = GpuSpec | ServerSpec | StorageSpec | ModelSpec | EngineProfile
@@ -67,7 +67,7 @@ def report_findings(findings: Sequence[Finding]) -> Report:
         subtitle=(),
         headline=Headline(
             label="Catalog",
-            answer=f"{errors} errors, {warnings} warnings",
+            answer=f"{plural(errors, 'error')}, {plural(warnings, 'warning')}",
             tone="bad" if errors else "good",
         ),
         sections=(Section(id="findings", title="", blocks=(table,)),) if findings else (),
@@ -268,6 +268,9 @@ def _storage(things: Sequence[Thing]) -> Table:
 
 
 def _engines(things: Sequence[Thing]) -> Table:
+    def limits(engine: EngineProfile, gpu_memory_bytes: float) -> str:
+        return " / ".join(map(units.format_number, engine.limits_on(gpu_memory_bytes)))
+
     rows = []
     for engine in things:
         assert isinstance(engine, EngineProfile)  # noqa: S101 — the table of engines lists engines
@@ -276,19 +279,21 @@ def _engines(things: Sequence[Thing]) -> Table:
                 Cell(engine.name),
                 Cell(engine.versions),
                 Cell(units.format_fraction(engine.memory_fraction)),
-                Cell(units.format_number(engine.max_num_seqs)),
-                Cell(units.format_number(engine.max_num_batched_tokens)),
+                *(Cell(limits(engine, memory)) for memory in (0, engine.large_gpu_bytes)),
+                Cell(units.format_bytes(engine.large_gpu_bytes).replace(".00", "")),
                 Cell(units.format_time(engine.step_overhead_s)),
                 Cell(engine.kv_rule),
             )
         )
     return Table(
+        title="limits: sequences / tokens per step; a GPU with so much memory or more is large",
+        turns=True,
         columns=(
             Column("name"),
             Column("versions"),
             *(
                 Column(each, "right")
-                for each in ("memory", "sequences", "tokens per step", "step overhead")
+                for each in ("memory", "limits", "on large GPUs", "large from", "step overhead")
             ),
             Column("windowed layers"),
         ),

@@ -68,7 +68,10 @@ def plan_data(plan: Plan) -> Json:
             for each in plan.question.inputs
         ],
         "parameter_dictionary": {
-            name: asdict(entry) for name, entry in dictionary.PARAMETERS.items()
+            name: asdict(entry)
+            for name, entry in dictionary.explained(
+                each.key for each in plan.question.inputs
+            ).items()
         },
         "model": _model(_main_model(plan), plan.deployment, plan),
         "models": [_model(model, None, plan) for model in plan.question.models.values()],

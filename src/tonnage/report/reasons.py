@@ -153,7 +153,9 @@ def rejected_section(plan: Plan) -> Section | None:
             for fate, count in plan.considered.items()
             if count
         )
-        blocks.append(Prose(f"{considered:,} arrangements and batch limits considered: {told}.", "quiet"))
+        blocks.append(
+            Prose(f"{considered:,} arrangements and batch limits considered: {told}.", "quiet")
+        )
     return (
         Section(id="rejections", title="Why not the others", blocks=tuple(blocks))
         if blocks
