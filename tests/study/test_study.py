@@ -443,3 +443,11 @@ def test_the_package_imports_nothing_heavy():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name", ["\xa0'", "a\xa0", "\u2003x", "...", "yes", "~", "1e3", "- a", "# b"]
+)
+def test_a_name_that_yaml_might_misread_is_written_so_that_it_is_read_back(name):
+    study = study_from_overrides({"model": name, "workload.request_rate": "5/s"})
+    assert study_from_text(study.to_yaml()).document.model == study.document.model

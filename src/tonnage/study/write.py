@@ -114,7 +114,8 @@ def _flow(value: Any) -> str:  # noqa: ANN401 — any YAML value
     text = yaml.safe_dump(
         _plain(value), default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False
     )
-    return text.removesuffix("\n").removesuffix("\n...").strip()
+    # only what YAML itself adds: a value may begin or end with a no-break space
+    return text.removesuffix("\n").removesuffix("\n...").strip(" \n")
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 — any YAML value
