@@ -252,3 +252,14 @@ def test_clients_in_step_are_marked_and_others_are_not():
     assert "move in step" in equal.at(ClosedLoad(clients=8)).regime
     assert "move in step" not in equal.at(ClosedLoad(clients=8, think_time_s=5.0)).regime
     assert "move in step" not in varied.at(ClosedLoad(clients=8)).regime
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("fewer", [1, 7, 32, 100])
+def test_a_curve_with_fewer_calls_is_the_beginning_of_one_with_more(name, fewer):
+    """Reusing step times changes nothing: not one bit of any percentile."""
+    case = CASES[name]
+    fewer = min(fewer, case.max_running)
+    afresh = Case(case.mix, fewer, case.large).curve()
+    load = rate(0.7 * afresh.capacity_requests_per_s())
+    assert case.curve().limited(fewer, 1e9).at(load) == afresh.at(load)

@@ -78,8 +78,12 @@ def build_replica(
     calls: tuple[LlmCall, ...],
     *,
     kv_budget_fraction: float,
+    busier: Replica | None = None,
 ) -> Replica | Misfit:
-    """Fit the deployment into its GPUs and, when there is a load, tabulate its speed."""
+    """Fit the deployment into its GPUs and, when there is a load, tabulate its speed.
+
+    `busier` is the same deployment with a larger batch limit, whose step times are reused.
+    """
     server_gpus = candidate.server.gpus if candidate.server else NORMAL_SERVER_GPUS
     stated = question.runtime_overhead_bytes
     budget = memory_budget(
@@ -114,7 +118,9 @@ def build_replica(
     kv_limit = budget.kv_bytes / one if one > 0 else math.inf
     max_running = max(int(min(deployment.max_batch_size, kv_limit)), 1)
     curve = None
-    if question.workload.load is not None:
+    if busier is not None and busier.curve is not None and max_running <= busier.max_running:
+        curve = busier.curve.limited(max_running, kv_limit)
+    elif question.workload.load is not None:
         domain = candidate.server.nvlink_domain_gpus if candidate.server else None
         if domain is not None and not deployment.gpu.interconnect.switched:
             domain = max(domain, server_gpus)  # a host bus reaches every card of the box

@@ -489,6 +489,7 @@ def _batch_limits(
                 replica.deployment.with_batch_limit(size),
                 workload.calls,
                 kv_budget_fraction=design.policy.kv_budget_fraction,
+                busier=replica,
             )
             ground.limited[key] = built if isinstance(built, Replica) else None
         limited = ground.limited[key]

@@ -21,6 +21,7 @@ request sees only a handful of steps. `LatencyFigures.regime` says so.
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -65,10 +66,19 @@ def _nodes(lengths: Lengths) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.maximum(values * (lengths.mean_tokens / float(values @ weights)), 1.0), weights
 
 
+_SIZES = np.unique(np.geomspace(1, 4096, 72).round())  # batch sizes where steps are tabulated
+
+
 @cache
 def _batch_sizes(largest: int) -> NDArray[np.float64]:
-    """At most 48 batch sizes from 1 to `largest`, evenly spread in ratio."""
-    return np.unique(np.geomspace(1, largest, 48).round())
+    """The tabulated batch sizes up to the first that is at least `largest`.
+
+    The same sizes whatever the largest, so that a curve with fewer calls is the beginning of one
+    with more.
+    """
+    if largest > _SIZES[-1]:
+        return np.append(_SIZES, float(largest))
+    return np.asarray(_SIZES[: int(np.searchsorted(_SIZES, largest)) + 1])
 
 
 class ClosedForm:
@@ -133,6 +143,10 @@ class ClosedForm:
         self.prefill_s = np.interp(k, sizes, prefill)
         self.completions_per_s = 1 / (self.prefill_s + output * self.decode_s / k)
         self._log_completions = np.log(self.completions_per_s)
+        self._saturate()
+
+    def _saturate(self) -> None:
+        """The rates at the largest batch, and the one that is planned for at most."""
         self.saturation_per_s = float(self.completions_per_s[-1])
         self.planned_per_s = PLANNED_LOAD * self.saturation_per_s
 
@@ -152,6 +166,17 @@ class ClosedForm:
                 windowed_kv_tokens=sequences * self.windowed_tokens,
             )
         )
+
+    def limited(self, max_running: int, kv_limit: float) -> ClosedForm:
+        """The same replica running at most `max_running` calls (no more than it does now)."""
+        fewer = copy(self)
+        fewer.max_running, fewer.kv_limit = max_running, kv_limit
+        fewer.decode_s = self.decode_s[:max_running]
+        fewer.prefill_s = self.prefill_s[:max_running]
+        fewer.completions_per_s = self.completions_per_s[:max_running]
+        fewer._log_completions = self._log_completions[:max_running]  # noqa: SLF001 — itself
+        fewer._saturate()  # noqa: SLF001 — itself
+        return fewer
 
     def capacity_requests_per_s(self) -> float:
         """The largest stable rate of user requests, promises aside."""
