@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tonnage.cli import capacity, catalog, init, parameter, size
+from tonnage.cli import capacity, catalog, fit, importing, init, parameter, size, sizing
 from tonnage.cli.door import Door, GroupedOptions
 
 app = typer.Typer(
@@ -27,11 +27,14 @@ app = typer.Typer(
 )
 app.command(cls=GroupedOptions)(size.size)
 app.command(cls=GroupedOptions)(capacity.capacity)
+app.command(cls=GroupedOptions)(fit.fit)
 app.command(cls=GroupedOptions)(init.init)
+app.command("import", cls=GroupedOptions)(importing.import_results)
 app.command(context_settings={"ignore_unknown_options": True})(parameter.parameter)
 app.add_typer(
     catalog.app, name="catalog", short_help="What is known of hardware, models and engines."
 )
+app.add_typer(sizing.app, name="sizing", short_help="Size from a measured workflow.")
 
 
 def _print_version(asked: bool) -> None:

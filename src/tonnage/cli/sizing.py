@@ -1,0 +1,259 @@
+"""`tonnage sizing calc`: measured levels of a workflow -> GPUs, as `nat sizing calc` does it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tonnage.cli.door import GroupedOptions
+from tonnage.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, UsageError
+
+if TYPE_CHECKING:
+    from tonnage.sizing_calc.models import CalcRunnerOutput, ConfigError
+
+app = typer.Typer(
+    help="Size from a measured workflow. Takes over from nat sizing calc and aiq sizing calc.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+TARGETS = "What is wanted"
+TEST = "What was measured, and where it is"
+MEASURE = "Measuring (not there yet)"
+
+FLAGS = {
+    "config_file": "--config_file",
+    "endpoint": "--endpoint",
+    "endpoint_timeout": "--endpoint_timeout",
+    "offline_mode": "--offline_mode",
+    "num_passes": "--num_passes",
+    "concurrencies": "--concurrencies",
+    "target_llm_latency_p95": "--target_llm_latency",
+    "target_workflow_runtime_p95": "--target_workflow_runtime",
+    "target_users": "--target_users",
+    "test_gpu_count": "--test_gpu_count",
+    "output_dir": "--calc_output_dir",
+    "append_job": "--append_calc_outputs",
+}
+
+
+@app.callback()
+def sizing() -> None:
+    """Size from a measured workflow. Takes over from nat sizing calc and aiq sizing calc."""
+
+
+@app.command(
+    cls=GroupedOptions,
+    # --target-users is --target_users
+    context_settings={"token_normalize_func": lambda token: token.replace("-", "_")},
+)
+def calc(
+    *,
+    offline_mode: Annotated[
+        bool,
+        typer.Option(
+            "--offline_mode", help="Size what was measured before.", rich_help_panel=TARGETS
+        ),
+    ] = False,
+    target_workflow_runtime: Annotated[
+        float,
+        typer.Option(
+            "--target_workflow_runtime",
+            metavar="SECONDS",
+            help="p95 of the workflow runtime at most; 0: no such target.",
+            rich_help_panel=TARGETS,
+        ),
+    ] = 0.0,
+    target_llm_latency: Annotated[
+        float,
+        typer.Option(
+            "--target_llm_latency",
+            metavar="SECONDS",
+            help="p95 of one LLM call at most; 0: no such target.",
+            rich_help_panel=TARGETS,
+        ),
+    ] = 0.0,
+    target_users: Annotated[
+        int,
+        typer.Option(
+            "--target_users",
+            metavar="COUNT",
+            help="Users at once, each with one request in flight.",
+            rich_help_panel=TARGETS,
+        ),
+    ] = 0,
+    test_gpu_count: Annotated[
+        int,
+        typer.Option(
+            "--test_gpu_count",
+            metavar="COUNT",
+            help="GPUs that served the workflow while it was measured.",
+            rich_help_panel=TEST,
+        ),
+    ] = 0,
+    calc_output_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--calc_output_dir",
+            metavar="DIR",
+            help="Measurements are read from online/job_* below it, answers written to offline/.",
+            rich_help_panel=TEST,
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Fit jobs that say they ran on different GPUs, models or configs as one.",
+            rich_help_panel=TEST,
+        ),
+    ] = False,
+    no_plots: Annotated[
+        bool, typer.Option("--no_plots", help="Draw nothing.", rich_help_panel=TEST)
+    ] = False,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config_file",
+            "--config",
+            metavar="FILE",
+            help="The workflow to measure.",
+            rich_help_panel=MEASURE,
+            show_default=False,
+        ),
+    ] = None,
+    concurrencies: Annotated[
+        str,
+        typer.Option(
+            "--concurrencies",
+            metavar="LIST",
+            help="Levels to measure, separated by commas.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "1,2,3,4,5,6,7,8,9,10",
+    num_passes: Annotated[
+        int,
+        typer.Option(
+            "--num_passes",
+            metavar="COUNT",
+            help="Passes at each level; 0: as the dataset gives.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 0,
+    append_calc_outputs: Annotated[
+        bool,
+        typer.Option(
+            "--append_calc_outputs",
+            help="Keep earlier measurements beside the new ones.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--endpoint",
+            metavar="URL",
+            help="A running workflow to measure.",
+            rich_help_panel=MEASURE,
+            show_default=False,
+        ),
+    ] = None,
+    endpoint_timeout: Annotated[
+        int,
+        typer.Option(
+            "--endpoint_timeout",
+            metavar="SECONDS",
+            help="The longest answer of --endpoint to wait for.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 300,
+) -> None:
+    """GPUs for so many users, by a line through p95 times at several concurrencies.
+
+    For example tonnage sizing calc --offline_mode --calc_output_dir DIR --test_gpu_count 8
+    --target_workflow_runtime 10 --target_users 100. Flags may be written with - or _. Exit 4: a
+    target is not reachable at any GPU count; 3: the measurements carry no estimate.
+    """
+    levels = _parse_concurrencies(concurrencies)
+    if config_file is not None and not config_file.is_file():
+        raise UsageError(f"--config_file {config_file} is not a file.")
+
+    import asyncio  # noqa: PLC0415 — cold start
+
+    from tonnage.sizing_calc import CalcRunner, CalcRunnerConfig, ConfigError  # noqa: PLC0415
+    from tonnage.sizing_calc.table import render_summary  # noqa: PLC0415 — as above
+
+    config = CalcRunnerConfig(
+        config_file=config_file,
+        endpoint=endpoint,
+        endpoint_timeout=endpoint_timeout,
+        offline_mode=offline_mode,
+        num_passes=num_passes,
+        concurrencies=levels,
+        target_llm_latency_p95=target_llm_latency,
+        target_workflow_runtime_p95=target_workflow_runtime,
+        target_users=target_users,
+        test_gpu_count=test_gpu_count,
+        output_dir=calc_output_dir,
+        append_job=append_calc_outputs,
+        plot_data=not no_plots,
+        force=force,
+    )
+    try:
+        runner = CalcRunner(config)
+    except ConfigError as error:
+        raise UsageError(_in_flags(error)) from None
+    output = asyncio.run(runner.run())
+
+    typer.echo(render_summary(output), nl=False)
+    for warning in output.tonnage.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    for note in runner.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {runner.folder}", err=True)
+    _exit_without_answer(output)
+
+
+def _parse_concurrencies(text: str) -> list[int]:
+    """The levels in "1,2, 4"; blanks between commas are nothing."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(
+            f'--concurrencies "{text}" cannot be read:',
+            hint='write whole numbers separated by commas, for example "1,2,4,8,16,32".',
+        ) from None
+
+
+def _in_flags(error: ConfigError) -> str:
+    """The complaint with flags in place of field names."""
+    reason = error.reason
+    for field, flag in FLAGS.items():
+        reason = reason.replace(field, flag)
+    return f"{FLAGS[error.field]} {reason}"
+
+
+def _exit_without_answer(output: CalcRunnerOutput) -> None:
+    """Leave with a code that says so when a target has no estimate."""
+    facts = output.tonnage
+    if facts.gpu_estimate is not None:
+        return
+    asked = [
+        (flag, fit)
+        for flag, fit, target_s in (
+            ("--target_workflow_runtime", facts.wf_runtime, facts.target_workflow_runtime_p95),
+            ("--target_llm_latency", facts.llm_latency, facts.target_llm_latency_p95),
+        )
+        if target_s > 0
+    ]
+    for flag, fit in asked:
+        if fit.not_reachable is not None:
+            typer.echo(f"error: {flag}: {fit.not_reachable} (exit {EXIT_INFEASIBLE})", err=True)
+            raise typer.Exit(EXIT_INFEASIBLE)
+    for flag, fit in asked:
+        if fit.no_fit is not None:
+            typer.echo(f"error: {flag}: no line, {fit.no_fit} (exit {EXIT_BAD_INPUT})", err=True)
+            raise typer.Exit(EXIT_BAD_INPUT)

@@ -1,0 +1,113 @@
+"""Samples, or another tool's own figures -> the statistics of a Point.
+
+One definition for every importer: percentiles by linear interpolation between order statistics,
+None without samples. What a tool computed itself is carried over, never recomputed by guess.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from tonnage.measurement.importers.reading import Place, finite
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Mean and percentiles of one latency in seconds; None where the source has none."""
+
+    mean_s: float | None = None
+    p50_s: float | None = None
+    p90_s: float | None = None
+    p95_s: float | None = None
+    p99_s: float | None = None
+
+    def fields(self, metric: str) -> dict[str, float | None]:
+        """The fields of a Point for `metric`: `ttft_mean_s`, `ttft_p50_s` and on."""
+        return {
+            f"{metric}_mean_s": self.mean_s,
+            **{f"{metric}_p{each}_s": getattr(self, f"p{each}_s") for each in PERCENTILES},
+        }
+
+
+@dataclass(slots=True)
+class Samples:
+    """What was seen request by request: one entry for each finished one, times in seconds."""
+
+    ttft_s: list[float] = field(default_factory=list)
+    tpot_s: list[float] = field(default_factory=list)
+    e2e_s: list[float] = field(default_factory=list)
+    input_tokens: list[float] = field(default_factory=list)
+    output_tokens: list[float] = field(default_factory=list)
+
+    def add(
+        self,
+        place: Place,
+        *,
+        ttft_s: float | None,
+        e2e_s: float | None,
+        input_tokens: float | None,
+        output_tokens: float | None,
+    ) -> None:
+        """Take in the finished request at `place`; TPOT = (e2e - ttft) / (output tokens - 1).
+
+        TPOT is undefined for one token. A TTFT of zero is a request that was not streamed: it
+        counts as missing. Raises InputError for an answer that ends before it begins.
+        """
+        if ttft_s and e2e_s is not None and e2e_s < ttft_s:
+            place.refuse("ends before its first token.", hint="Was the file changed?")
+        if ttft_s:
+            self.ttft_s.append(ttft_s)
+            if e2e_s is not None and output_tokens is not None and output_tokens > 1:
+                self.tpot_s.append((e2e_s - ttft_s) / (output_tokens - 1))
+        for values, value in (
+            (self.e2e_s, e2e_s),
+            (self.input_tokens, input_tokens),
+            (self.output_tokens, output_tokens),
+        ):
+            if value is not None:
+                values.append(value)
+
+    def fields(self) -> dict[str, float | None]:
+        """The fields of a Point that follow from single requests."""
+        return {
+            **spread(self.ttft_s).fields("ttft"),
+            **spread(self.tpot_s).fields("tpot"),
+            **spread(self.e2e_s).fields("e2e"),
+            "input_tokens_mean": mean(self.input_tokens),
+            "output_tokens_mean": mean(self.output_tokens),
+        }
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """The statistics of `samples`, all None when there are none."""
+    ordered = sorted(samples)
+    return Spread(
+        mean_s=mean(ordered),
+        **{f"p{each}_s": percentile(ordered, each) for each in PERCENTILES},
+    )
+
+
+def mean(samples: Sequence[float]) -> float | None:
+    """The arithmetic mean, None of nothing."""
+    return math.fsum(samples) / len(samples) if samples else None
+
+
+def percentile(ordered: Sequence[float], which: float) -> float | None:
+    """Linear interpolation at rank (n - 1) · which / 100 of an ordered sample (NumPy's default)."""
+    if not ordered:
+        return None
+    rank = (len(ordered) - 1) * which / 100
+    below = math.floor(rank)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
+
+
+def ratio(amount: float | None, of: float | None) -> float | None:
+    """`amount` / `of`, as tokens over a duration; None when either is not known or `of` is 0."""
+    if amount is None or not of:
+        return None
+    return finite(amount / of)

@@ -1,0 +1,178 @@
+"""An answer -> two pictures of p95 against concurrency.
+
+Drawn with matplotlib, which is the extra `plots`; imported only when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tonnage.errors import MissingExtraError
+from tonnage.sizing_calc.estimate import LATENCY, RUNTIME
+from tonnage.sizing_calc.jobs import ANALYSIS_PLOT, SIMPLE_PLOT
+from tonnage.sizing_calc.models import CalcRunnerOutput, FitFacts, LinearFitResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SIMPLE_DPI = 150
+ANALYSIS_DPI = 300
+FARTHEST_DRAWN = 3  # times the largest level; an estimate farther out would squeeze the points
+
+_SURFACE, _INK, _QUIET, _GRID = "#ffffff", "#1f2328", "#59636e", "#e4e7eb"
+_OUTLIER = "#c62828"
+# Points from the mark to its label, on the side where a rising line does not run
+_RIGHT_BELOW, _LEFT_ABOVE = (7, -13), (-7, 5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Series:
+    """One metric as it is drawn: the points of usable levels, its line, its target."""
+
+    label: str
+    colour: str
+    points: list[tuple[int, float]]
+    fit: LinearFitResult | None
+    facts: FitFacts
+    target_s: float
+
+
+def write_plots(output: CalcRunnerOutput, folder: Path) -> None:
+    """Write both pictures into `folder`; none when no level has both times.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    series = _series(output)
+    if not any(each.points for each in series):
+        return
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 — a second, and optional
+    except ImportError:
+        raise MissingExtraError(
+            "no plots without matplotlib:", hint='pip install "tonnage[plots]".'
+        ) from None
+
+    simple = Figure(figsize=(8, 5), facecolor=_SURFACE, layout="constrained")
+    _draw_both(simple.add_subplot(), series)
+    simple.savefig(folder / SIMPLE_PLOT, dpi=SIMPLE_DPI)
+
+    analysis = Figure(figsize=(12, 5), facecolor=_SURFACE, layout="constrained")
+    panels = analysis.subplots(1, len(series), squeeze=False)[0]
+    for axes, each in zip(panels, series, strict=True):
+        _draw_analysis(axes, each)
+    analysis.savefig(folder / ANALYSIS_PLOT, dpi=ANALYSIS_DPI)
+
+
+def _series(output: CalcRunnerOutput) -> list[_Series]:
+    facts = output.tonnage
+    usable = {
+        level: data.sizing_metrics
+        for level, data in output.calc_data.items()
+        if level not in facts.unusable_levels
+    }
+    return [
+        _Series(
+            label=LATENCY.label,
+            colour="#2a78d6",
+            points=[(level, LATENCY.p95_s(data)) for level, data in usable.items()],
+            fit=output.fit_results.llm_latency_fit,
+            facts=facts.llm_latency,
+            target_s=facts.target_llm_latency_p95,
+        ),
+        _Series(
+            label=RUNTIME.label,
+            colour="#c2500f",
+            points=[(level, RUNTIME.p95_s(data)) for level, data in usable.items()],
+            fit=output.fit_results.wf_runtime_fit,
+            facts=facts.wf_runtime,
+            target_s=facts.target_workflow_runtime_p95,
+        ),
+    ]
+
+
+def _draw_both(axes: Axes, series: list[_Series]) -> None:
+    """Both metrics over concurrency, as measured."""
+    for each in series:
+        levels, times = zip(*each.points, strict=True)
+        axes.plot(
+            levels, times, color=each.colour, marker="o", markersize=6, linewidth=2,
+            label=f"p95 {each.label}",
+        )  # fmt: skip
+    _dress(axes, "p95 against concurrency")
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper left")
+
+
+def _draw_analysis(axes: Axes, series: _Series) -> None:
+    """One metric: points, what was left out, the line as far as it is used, the target."""
+    left_out = set(series.fit.outliers_removed) if series.fit is not None else set()
+    for kept, colour, marker, name in (
+        (True, series.colour, "o", "measured"),
+        (False, _OUTLIER, "x", "left out as outlier"),
+    ):
+        points = [point for point in series.points if (point[0] not in left_out) == kept]
+        if points:
+            levels, times = zip(*points, strict=True)
+            axes.scatter(
+                levels, times, color=colour, marker=marker, s=45, zorder=3, label=name
+            )  # fmt: skip
+    if series.fit is not None:
+        _draw_line(axes, series, series.fit)
+    if series.target_s > 0:
+        axes.axhline(series.target_s, color=_INK, linestyle=":", linewidth=1.5, label="target")
+    _dress(axes, _title(series))
+    axes.legend(frameon=False, labelcolor=_INK, loc="best")
+
+
+def _draw_line(axes: Axes, series: _Series, fit: LinearFitResult) -> None:
+    """Whole within the levels it rests on, dashed on to the point that the estimate uses."""
+
+    def stretch(start: float, end: float, style: str, name: str | None) -> None:
+        axes.plot(
+            [start, end],
+            [fit.intercept + fit.slope * at for at in (start, end)],
+            color=series.colour, linewidth=1.8, linestyle=style, label=name,
+        )  # fmt: skip
+
+    first, last = series.facts.levels[0], series.facts.levels[-1]
+    stretch(first, last, "-", "line")
+    at = series.facts.concurrency_at_target
+    if at is None or at > FARTHEST_DRAWN * last:
+        return
+    if at > last:
+        stretch(last, at, "--", "line, extrapolated")
+    axes.plot([at], [series.target_s], marker="D", markersize=7, color=_INK, linestyle="none")
+    room = at < last / 2
+    axes.annotate(
+        f"{at:.3g} in flight", (at, series.target_s), textcoords="offset points",
+        xytext=_RIGHT_BELOW if room else _LEFT_ABOVE, ha="left" if room else "right", color=_INK,
+    )  # fmt: skip
+
+
+def _title(series: _Series) -> str:
+    if series.fit is None:
+        return f"p95 {series.label}\nno line: {series.facts.no_fit}"
+    fit = series.fit
+    return (
+        f"p95 {series.label}\n{fit.intercept:.3g} s {'+' if fit.slope >= 0 else '−'}"
+        f" {abs(fit.slope):.3g} s × concurrency, R² {fit.r_squared:.3f}"
+    )
+
+
+def _dress(axes: Axes, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 — as in write_plots
+
+    axes.set_title(title, color=_INK, fontsize=11, loc="left")
+    axes.set_xlabel("Concurrency", color=_QUIET)
+    axes.set_ylabel("Seconds", color=_QUIET)
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=True, color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_QUIET)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(_GRID)
