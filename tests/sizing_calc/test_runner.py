@@ -238,15 +238,32 @@ def test_scatter_and_a_single_level_have_no_line(add_job, tmp_path):
     assert single.calc_data[2].gpu_estimates.gpu_estimate_by_wf_runtime is None
 
 
-def test_a_level_without_one_of_the_times_counts_for_neither(add_job, tmp_path):
+def test_a_level_without_one_of_the_times_counts_for_the_other(add_job, tmp_path):
     levels = line(1, 1, (1, 2, 4)) | {8: (0, 9, 18), 16: (None, 17, 34)}
     body = body_of(levels)
     del body["calc_data"]["16"]["sizing_metrics"]["per_item_metrics"]
     add_job(body)
     output = sized(tmp_path)
-    assert set(output.tonnage.unusable_levels) == {8, 16}
-    assert output.tonnage.wf_runtime.levels == [1, 2, 4]
-    assert output.calc_data[8].alerts.num_items_greater_than_target_runtime == 0
+    assert output.tonnage.unusable_levels == {}
+    assert output.tonnage.wf_runtime.levels == [1, 2, 4, 8, 16]
+    assert output.tonnage.llm_latency.levels == [1, 2, 4]
+    assert any("LLM Latency: nothing was measured" in each for each in output.tonnage.warnings)
+
+
+def test_a_workflow_without_llm_calls_is_sized_by_its_runtime(add_job, tmp_path):
+    add_job(body_of({c: (0, 3 + c, 2 * c) for c in (1, 2, 4)}))
+    output = sized(tmp_path)
+    assert output.fit_results.wf_runtime_fit.slope == pytest.approx(1)
+    assert output.gpu_estimates.gpu_estimate_by_wf_runtime is not None
+    assert output.gpu_estimates.gpu_estimate_by_llm_latency is None
+    assert output.fit_results.llm_latency_fit is None
+
+
+def test_a_level_without_any_time_is_in_no_fit(add_job, tmp_path):
+    add_job(body_of(line(1, 1, (1, 2, 4)) | {8: (0, 0, 18)}))
+    output = sized(tmp_path)
+    assert set(output.tonnage.unusable_levels) == {8}
+    assert output.calc_data[8].gpu_estimates.gpu_estimate_by_wf_runtime is None
 
 
 # ── what to think of it ─────────────────────────────────────────────────────────────────────────

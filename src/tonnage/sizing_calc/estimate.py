@@ -136,6 +136,7 @@ def estimate_gpus(measured: Measured, config: CalcRunnerConfig) -> CalcRunnerOut
             gpu_estimate=max(found) if found and len(found) == len(asked) else None,
             warnings=[
                 *_level_warnings(unusable, len(usable)),
+                *_unmeasured_warnings(usable),
                 *_fit_warnings(RUNTIME, runtime),
                 *_fit_warnings(LATENCY, latency),
             ],
@@ -144,15 +145,18 @@ def estimate_gpus(measured: Measured, config: CalcRunnerConfig) -> CalcRunnerOut
 
 
 def _why_unusable(level: SizingMetricsPerConcurrency) -> str | None:
-    """Why a level is no point of any fit; both times must be there for either."""
-    missing = [metric.label for metric in (LATENCY, RUNTIME) if metric.p95_s(level) == 0]
-    if missing:
-        return f"no p95 of {' and '.join(missing)}"
+    """Why a level is no point of any fit; one of the two times is enough for its own."""
+    if all(metric.p95_s(level) == 0 for metric in (LATENCY, RUNTIME)):
+        return f"no p95 of {LATENCY.label} and {RUNTIME.label}"
     return "the workflow was interrupted" if level.alerts.workflow_interrupted else None
 
 
 def _size(usable: Measured, metric: Metric, config: CalcRunnerConfig) -> _Sized:
-    points = [(concurrency, metric.p95_s(level)) for concurrency, level in sorted(usable.items())]
+    points = [
+        (concurrency, metric.p95_s(level))
+        for concurrency, level in sorted(usable.items())
+        if metric.p95_s(level) > 0
+    ]
     fit = fit_line(points, _rules(config))
     if isinstance(fit, NoFit):
         return _Sized(facts=FitFacts(no_fit=fit.reason), fit=None, gpus=None)
@@ -216,6 +220,8 @@ def _rough_estimates(
         if metric not in active or not (config.target_users and config.test_gpu_count):
             return None
         share = metric.p95_s(level) / metric.target_s(config)
+        if share == 0:
+            return None  # not measured at this level
         return config.target_users / concurrency * share * config.test_gpu_count
 
     return GPUEstimates(
@@ -245,6 +251,19 @@ def _level_warnings(unusable: Mapping[int, str], usable: int) -> list[str]:
             f"{usable} usable concurrency level{'s' * (usable != 1)}: measure at least"
             f" {ADVISED_LEVELS} for a fit to rely on."
         )
+    return warnings
+
+
+def _unmeasured_warnings(usable: Measured) -> list[str]:
+    """Levels that lack one of the two times: a workflow may make no LLM call."""
+    warnings = []
+    for metric in (LATENCY, RUNTIME):
+        lacking = [str(each) for each, level in sorted(usable.items()) if not metric.p95_s(level)]
+        if lacking:
+            warnings.append(
+                f"{metric.label}: nothing was measured at concurrency {', '.join(lacking)},"
+                " which is in the other fit only."
+            )
     return warnings
 
 
