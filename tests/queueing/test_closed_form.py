@@ -137,6 +137,8 @@ def test_heavy_prompts_at_80_percent_load_wait_up_to_a_third_longer_than_shown()
     found = errors(HEAVY_PROMPTS, at_share(HEAVY_PROMPTS, 0.8))
     assert set(beyond(found, 0.2)) <= {"ttft p95"}
     assert -1 / 3 < found["ttft p95"] < 0
+    assert "up to a quarter" in HEAVY_PROMPTS.curve().at(at_share(HEAVY_PROMPTS, 0.8)).regime
+    assert not HEAVY_PROMPTS.curve().at(at_share(HEAVY_PROMPTS, 0.6)).regime
 
 
 @pytest.mark.parametrize("case", [*CASES.values(), LONG_PROMPTS])
