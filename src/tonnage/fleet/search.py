@@ -346,7 +346,9 @@ def _search_one_model(
             if option is not None and option is not best and option.least <= bound[:2]:
                 break  # as good as step times allow: smaller batches could only carry less
             tried += 1
-            within = option.purchase.gpus if option is not None else limit
+            within = limit
+            if option is not None:  # a smaller batch carries no more: it must take fewer GPUs
+                within = option.purchase.gpus - (option is not best)
             found = evaluate(design, limited, within_gpus=within)
             if found is not None and (option is None or found.key < option.key):
                 option = found
