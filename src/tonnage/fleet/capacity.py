@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tonnage.evidence import Evidence, Rationale
 from tonnage.fleet import Capacity, CapacityAlternative, StatedFleet
 from tonnage.fleet.alerts import context_alerts
+from tonnage.fleet.plan import design_policy
 from tonnage.fleet.replica import (
     Misfit,
     Replica,
@@ -42,7 +43,7 @@ def capacity_of(
     and no spare are taken off: losing a unit takes its share away. `peak_factor` is the stated
     ratio of peak to mean; None derives the mean as the one whose Poisson p95 is the peak.
     """
-    policy = next(p for p in question.policies if p.name == "recommended")
+    policy = design_policy(question)
     gpus = fleet.units * (
         candidate.server.gpus if candidate.server and candidate.whole_servers else 1
     )
@@ -308,9 +309,7 @@ def _rationale(
                 "weights": format_bytes(budget.weights_bytes),
                 "activations": format_bytes(budget.activations_bytes),
                 "runtime": format_bytes(budget.runtime_bytes),
-                "fraction": format_fraction(
-                    next(p for p in question.policies if p.name == "recommended").kv_budget_fraction
-                ),
+                "fraction": format_fraction(design_policy(question).kv_budget_fraction),
             },
             explanation="What one replica may fill with KV cache.",
             evidence=Evidence.MODELLED,

@@ -325,25 +325,5 @@ def largest_rate(replica: Replica, promises: tuple[Promise, ...]) -> float:
     return low
 
 
-def largest_clients(replica: Replica, load: ClosedLoad, promises: tuple[Promise, ...]) -> int:
-    """The most clients of a closed load that one replica serves with every promise kept."""
-    curve = replica.curve
-    assert curve is not None  # noqa: S101 — callers have a load
-
-    def kept(clients: int) -> bool:
-        return curve.keeps(replace(load, clients=clients), promises) is None
-
-    if not kept(1):
-        return 0
-    low, high = 1, 2
-    while high < load.clients and kept(high):
-        low, high = high, high * 2
-    high = min(high, load.clients + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if kept(middle) else (low, middle)
-    return low
-
-
 def _open(rate: float) -> OpenLoad:
     return OpenLoad(requests_per_s_mean=rate, requests_per_s_peak=rate)

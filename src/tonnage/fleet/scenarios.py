@@ -23,12 +23,11 @@ from tonnage.fleet.replica import (
 from tonnage.fleet.search import Design, Option, evaluate
 from tonnage.performance.memory import sequence_kv_bytes_per_gpu
 from tonnage.queueing import LatencyFigures
+from tonnage.units import SECONDS_PER_HOUR
 from tonnage.workload import PERCENTILES, Batch, Load, OpenLoad, Promise
 
 if TYPE_CHECKING:
-    from tonnage.fleet import Objective, Question, ScenarioPolicy
-
-SECONDS_PER_HOUR = 3600
+    from tonnage.fleet import Question, ScenarioPolicy
 
 
 def under_policy(question: Question, option: Option, policy: ScenarioPolicy) -> Option | None:
@@ -430,15 +429,6 @@ def _capacity_constraint(
         "requests",
         "clients with headroom against the calls that run at once (more would queue)",
     )
-
-
-def objective_total(scenario: Scenario, objective: Objective) -> float | None:
-    """What the scenario costs in the objective's own unit."""
-    return {
-        "cost": scenario.usd_per_hour,
-        "gpus": float(scenario.gpus),
-        "power": scenario.power_watts,
-    }[objective]
 
 
 def first_complete(

@@ -66,14 +66,6 @@ def render_text(report: Report, *, width: int = 100, colour: bool = False) -> st
     return "\n".join(lines).strip("\n") + "\n"
 
 
-def render_section(section: Section, *, width: int = 100, colour: bool = False) -> str:
-    """One section alone, for commands that print a single table."""
-    bare = Report(
-        title="", subtitle=(), headline=Headline(label="", answer=""), sections=(section,)
-    )
-    return render_text(bare, width=width, colour=colour)
-
-
 def _print(console: Console, renderable: RenderableType, *, indent: int = MARGIN) -> None:
     room = console.width - indent
     spare = max(room - MAX_PROSE_WIDTH, 0) if isinstance(renderable, Text) else 0

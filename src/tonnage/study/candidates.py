@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tonnage.evidence import Evidence
 from tonnage.fleet import Candidate, StatedInput
-from tonnage.hardware import GpuSpec, Price, ServerSpec
+from tonnage.hardware import GpuSpec, ServerSpec
 from tonnage.study.demand import Ledger
 from tonnage.study.document import HardwareSection, format_key
 from tonnage.study.mistakes import Finding
@@ -90,7 +90,7 @@ def _candidate(
     whole: bool,
 ) -> tuple[Candidate, StatedInput | None]:
     """One candidate, and the catalog's price when that is what it costs."""
-    stated, listed = prices.get(gpu.name), default_rent(gpu)
+    stated, listed = prices.get(gpu.name), gpu.reference_rent
     usd_per_gpu_hour, note, told = (
         stated,
         "stated" if stated is not None else "no price known",
@@ -116,8 +116,3 @@ def _candidate(
         price_note=note,
     )
     return candidate, told
-
-
-def default_rent(gpu: GpuSpec) -> Price | None:
-    """The catalog's reference rent of this GPU, None when it has none it trusts."""
-    return next((price for price in gpu.rent_usd_per_hour if price.default), None)
