@@ -5,8 +5,9 @@ import stat
 
 import pytest
 
-from tonnage.cli.output import Format, deliver, write_atomically
+from tonnage.cli.output import Format, deliver
 from tonnage.errors import InputError, UsageError
+from tonnage.files import write_atomically
 from tonnage.report import Headline, Report
 
 REPORT = Report(title="t", subtitle=(), headline=Headline(label="L", answer="a"), sections=())

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tonnage.errors import InputError, TonnageError, UsageError
 from tonnage.measurement.importers import import_run, reading
 from tonnage.measurement.importers.reading import Place, instant, without_credentials
-from tonnage.measurement.importers.statistics import percentile, spread
 from tonnage.measurement.run import load_run, write_run
+from tonnage.measurement.statistics import percentile, spread
 
 SAMPLES = Path(__file__).parent / "samples"
 EVERY_SAMPLE = (

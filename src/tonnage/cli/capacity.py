@@ -15,11 +15,11 @@ from tonnage.cli.output import (
     OutputOption,
     QuietOption,
     deliver,
-    refuse_unwritable,
     working,
 )
 from tonnage.cli.size import StudyArgument, ask, typed_command
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
+from tonnage.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from tonnage.fleet import StatedFleet

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tonnage.cli.output import FormatOption, OutputOption, deliver, refuse_unwritable
+from tonnage.cli.output import FormatOption, OutputOption, deliver
 from tonnage.errors import EXIT_BAD_INPUT, TonnageError
+from tonnage.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

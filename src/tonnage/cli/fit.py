@@ -16,9 +16,9 @@ from tonnage.cli.output import (
     OutputOption,
     QuietOption,
     deliver,
-    refuse_unwritable,
 )
 from tonnage.errors import EXIT_INFEASIBLE, InputError, UnitError, UsageError
+from tonnage.files import refuse_unwritable
 
 if TYPE_CHECKING:
     from tonnage.measurement.sweep import Sweep

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tonnage.cli.flags import FLAGS, Told, overrides, takes_study_flags
-from tonnage.cli.output import refuse_unwritable, terminal_width, write_atomically
+from tonnage.cli.output import terminal_width
 from tonnage.cli.size import ask
 from tonnage.errors import TonnageError, UsageError
+from tonnage.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

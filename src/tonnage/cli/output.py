@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tonnage.errors import InputError, UsageError
+from tonnage.files import write_atomically
 from tonnage.report import Report
 
 DEFAULT_WIDTH = 120  # columns when stdout is not a terminal and COLUMNS is not set
@@ -103,50 +102,6 @@ def wants_colour() -> bool:
     return (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     )
-
-
-def refuse_unwritable(path: Path | None) -> None:
-    """Find out before the work, not after it, that `path` cannot be written."""
-    if path is None:
-        return
-    if path.is_dir():
-        raise UsageError(
-            f"{path} is a directory, not a file.", hint=f"For example -o {path / 'plan.json'}."
-        )
-    parent = path.parent
-    if not parent.is_dir():
-        raise UsageError(f"there is no directory {parent} to write {path.name} in.")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all; what was there stays until then."""
-    refuse_unwritable(path)
-    target = path.resolve()  # through a symbolic link, which stays one
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, _mode_of(target))  # noqa: PTH101 — a name, as mkstemp gives it
-            os.replace(name, target)  # noqa: PTH105 — as above
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)  # noqa: PTH108 — as above
-            raise
-    except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}.", file=str(path)) from error
-
-
-def _mode_of(target: Path) -> int:
-    """Permissions the file has, or those a new one would get."""
-    try:
-        return target.stat().st_mode & 0o777
-    except FileNotFoundError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 @contextmanager

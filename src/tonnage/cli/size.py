@@ -17,12 +17,11 @@ from tonnage.cli.output import (
     OutputOption,
     QuietOption,
     deliver,
-    refuse_unwritable,
     terminal_width,
     working,
-    write_atomically,
 )
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
+from tonnage.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from tonnage.study.loader import Study

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from tonnage.errors import InputError
+from tonnage.files import write_atomically
 from tonnage.measurement import Point, Run
 
 RUN_FILE = "run.json"
@@ -25,14 +24,8 @@ def write_run(run: Run, folder: Path) -> Path:
         for point in body["points"]
     ]
     path = folder / RUN_FILE
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".run-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(body, file, indent=2, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-        Path(temporary).replace(path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n")
     return path
 
 

@@ -18,7 +18,8 @@ from dataclasses import replace
 
 from tonnage.measurement import Point, Run
 from tonnage.measurement.importers.reading import Place, without_credentials
-from tonnage.measurement.importers.statistics import PERCENTILES, Samples, Spread, ratio
+from tonnage.measurement.importers.samples import Samples, ratio
+from tonnage.measurement.statistics import PERCENTILES, Spread
 
 TOOL = "AIPerf"
 GENAI_PERF = "GenAI-Perf"

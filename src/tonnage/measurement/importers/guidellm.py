@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from tonnage.measurement import Point, Run
 from tonnage.measurement.importers.reading import Place, instant, without_credentials
-from tonnage.measurement.importers.statistics import Samples, Spread, ratio
+from tonnage.measurement.importers.samples import Samples, ratio
+from tonnage.measurement.statistics import Spread
 
 TOOL = "GuideLLM"
 _CONCURRENT = ("concurrent", "synchronous", "throughput")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from tonnage.measurement import Point, Run
 from tonnage.measurement.importers.reading import Place
-from tonnage.measurement.importers.statistics import Spread
+from tonnage.measurement.statistics import Spread
 
 TOOL = "inference-perf"
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from tonnage.measurement import Point, Run
 from tonnage.measurement.importers.reading import Place
-from tonnage.measurement.importers.statistics import ratio, spread
+from tonnage.measurement.importers.samples import ratio
+from tonnage.measurement.statistics import spread
 
 TOOL = "NeMo Agent Toolkit"
 _LEVELS = ("calc_data", "per_concurrency_data")

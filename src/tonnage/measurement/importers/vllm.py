@@ -17,7 +17,8 @@ from collections.abc import Sequence
 
 from tonnage.measurement import Point, Run
 from tonnage.measurement.importers.reading import Place
-from tonnage.measurement.importers.statistics import PERCENTILES, Samples, Spread, ratio
+from tonnage.measurement.importers.samples import Samples, ratio
+from tonnage.measurement.statistics import PERCENTILES, Spread
 
 TOOL = "vllm bench serve"
 _DATE = re.compile(r"(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)")

@@ -1,36 +1,14 @@
-"""Samples, or another tool's own figures -> the statistics of a Point.
+"""What another tool saw request by request -> the statistics of a Point.
 
-One definition for every importer: percentiles by linear interpolation between order statistics,
-None without samples. What a tool computed itself is carried over, never recomputed by guess.
+What a tool computed itself is carried over, never recomputed by guess.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tonnage.measurement.importers.reading import Place, finite
-
-PERCENTILES = (50, 90, 95, 99)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
-    """Mean and percentiles of one latency in seconds; None where the source has none."""
-
-    mean_s: float | None = None
-    p50_s: float | None = None
-    p90_s: float | None = None
-    p95_s: float | None = None
-    p99_s: float | None = None
-
-    def fields(self, metric: str) -> dict[str, float | None]:
-        """The fields of a Point for `metric`: `ttft_mean_s`, `ttft_p50_s` and on."""
-        return {
-            f"{metric}_mean_s": self.mean_s,
-            **{f"{metric}_p{each}_s": getattr(self, f"p{each}_s") for each in PERCENTILES},
-        }
+from tonnage.measurement.statistics import mean, spread
 
 
 @dataclass(slots=True)
@@ -80,30 +58,6 @@ class Samples:
             "input_tokens_mean": mean(self.input_tokens),
             "output_tokens_mean": mean(self.output_tokens),
         }
-
-
-def spread(samples: Sequence[float]) -> Spread:
-    """The statistics of `samples`, all None when there are none."""
-    ordered = sorted(samples)
-    return Spread(
-        mean_s=mean(ordered),
-        **{f"p{each}_s": percentile(ordered, each) for each in PERCENTILES},
-    )
-
-
-def mean(samples: Sequence[float]) -> float | None:
-    """The arithmetic mean, None of nothing."""
-    return math.fsum(samples) / len(samples) if samples else None
-
-
-def percentile(ordered: Sequence[float], which: float) -> float | None:
-    """Linear interpolation at rank (n - 1) · which / 100 of an ordered sample (NumPy's default)."""
-    if not ordered:
-        return None
-    rank = (len(ordered) - 1) * which / 100
-    below = math.floor(rank)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
 
 
 def ratio(amount: float | None, of: float | None) -> float | None:

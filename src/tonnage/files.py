@@ -1,0 +1,54 @@
+"""A text and a path -> a file that is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from tonnage.errors import InputError, UsageError
+
+
+def refuse_unwritable(path: Path | None) -> None:
+    """Find out before the work, not after it, that `path` cannot be written."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UsageError(
+            f"{path} is a directory, not a file.", hint=f"For example -o {path / 'plan.json'}."
+        )
+    parent = path.parent
+    if not parent.is_dir():
+        raise UsageError(f"there is no directory {parent} to write {path.name} in.")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write `text` to `path` whole or not at all; what was there stays until then."""
+    refuse_unwritable(path)
+    target = path.resolve()  # through a symbolic link, which stays one
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, _mode_of(target))  # noqa: PTH101 — a name, as mkstemp gives it
+            os.replace(name, target)  # noqa: PTH105 — as above
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)  # noqa: PTH108 — as above
+            raise
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}.", file=str(path)) from error
+
+
+def _mode_of(target: Path) -> int:
+    """Permissions the file has, or those a new one would get."""
+    try:
+        return target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask

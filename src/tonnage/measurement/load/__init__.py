@@ -1,0 +1,256 @@
+"""Prompts, a target and levels -> one record for each request, kept as soon as it ends.
+
+The vocabulary of measuring. A *level* is one load, held for a while; a *phase* of it is warm-up,
+whose requests are in no statistic, or measured. A *target* answers prompts; what came of one is
+its `Outcome`. Inside, times are seconds of `clock`; a `Record` holds Unix time, so that what
+several processes and sessions recorded can be put side by side.
+
+An exchange that fails is an outcome like any other, of one of the kinds in `Failure`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+clock = time.perf_counter  # monotonic; on Linux the same for every process of a machine
+
+Failure = Literal[
+    "timeout",  # not complete within the time a request may take
+    "stalled",  # silent for too long in the middle of an answer
+    "refused",  # nobody listens there
+    "unreachable",  # no such host, no route, TLS that fails
+    "http",  # an HTTP status other than 2xx
+    "truncated",  # the connection closed before the answer was complete
+    "malformed",  # what came is not the protocol: bad HTTP, bad JSON in a stream
+    "rejected",  # a 2xx answer or an event that says itself that it is an error
+    "workflow",  # a workflow in this process raised an exception
+    "stopped",  # in flight when the measurement was stopped
+]
+Phase = Literal["warmup", "measured"]
+TokenSource = Literal["usage", "events", "tokenizer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """What is sent: `text`, with the messages that come before it when it is not the first.
+
+    `item` names the row of a dataset (`_rep1` on a repeat). `prompt_tokens` and `output_tokens` are
+    what was asked for; an output count is forced on targets that can be forced. `fields` is the row
+    itself, for a request template.
+    """
+
+    item: str
+    text: str
+    history: tuple[Message, ...] = ()
+    session: str | None = None
+    turn: int = 0
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversation:
+    """Prompts of one session, each sent after the answer to the one before; mostly a single one.
+
+    Later prompts come without history: whoever sends them puts in what was really answered.
+    `arrival_s` is when it starts, for conversations that replay a recording.
+    """
+
+    turns: tuple[Prompt, ...]
+    arrival_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmCall:
+    """One LLM call of a workflow, paired by its id. Unix seconds, of whoever recorded it."""
+
+    id: str
+    started_unix_s: float
+    ended_unix_s: float
+    model: str | None = None
+    ttft_s: float | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    failure: Failure | None = None
+
+    @property
+    def latency_s(self) -> float:
+        """From its start to its end."""
+        return self.ended_unix_s - self.started_unix_s
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What came of one prompt. Times are of `clock`.
+
+    `sent_s` is when the request was handed to the network; `token_s` when each piece of the answer
+    that is not empty arrived, the first being the first token. `runtime_s` is how long a workflow
+    says it took itself. `stale_retries` counts keep-alive connections that were found closed, each
+    replaced by a fresh one before the request went out again.
+    """
+
+    sent_s: float
+    end_s: float
+    token_s: list[float] = field(default_factory=list)
+    status: int | None = None
+    failure: Failure | None = None
+    error: str = ""
+    answer: str = ""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    tokens_from: TokenSource | None = None
+    stale_retries: int = 0
+    runtime_s: float | None = None
+    llm_calls: tuple[LlmCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One request as it is kept: one line of requests.jsonl.
+
+    `scheduled_unix_s` is when it should have gone out: its arrival in an open load, the moment its
+    client was free in a closed one. `lateness_s` is how much later it went, which is the load
+    generator's own fault. `token_s` and `e2e_s` count from when it was sent.
+    """
+
+    level: str
+    phase: Phase
+    item: str
+    scheduled_unix_s: float
+    lateness_s: float
+    e2e_s: float
+    session: str | None = None
+    turn: int = 0
+    shard: int = 0
+    token_s: tuple[float, ...] = ()
+    status: int | None = None
+    failure: Failure | None = None
+    error: str = ""
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    tokens_from: TokenSource | None = None
+    stale_retries: int = 0
+    runtime_s: float | None = None
+    llm_calls: tuple[LlmCall, ...] = ()
+
+    @property
+    def sent_unix_s(self) -> float:
+        """When it was handed to the network."""
+        return self.scheduled_unix_s + self.lateness_s
+
+    @property
+    def ttft_s(self) -> float | None:
+        """To the first token that is not empty; None without one."""
+        return self.token_s[0] if self.token_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One load, and for how long.
+
+    Closed: `concurrency` clients, each sends, waits for the whole answer, thinks `think_time_s` and
+    sends again. Open: `rate_per_s` requests arrive by `arrivals`, whatever becomes of them, or as
+    the conversations of a recording say ("trace"). Exactly one of the two.
+
+    It measures `requests` requests, or those sent within `duration_s`, whichever ends first; one of
+    them is stated. Before that come `warmup_requests` requests or `warmup_s` seconds of the same
+    load. Clients start, or the rate rises, over `ramp_s`, which is part of the warm-up.
+    """
+
+    name: str
+    concurrency: int | None = None
+    think_time_s: float = 0.0
+    rate_per_s: float | None = None
+    arrivals: Literal["constant", "poisson", "gamma", "trace"] = "poisson"
+    cv: float = 1.0
+    requests: int | None = None
+    duration_s: float | None = None
+    warmup_requests: int = 0
+    warmup_s: float = 0.0
+    ramp_s: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetSpec:
+    """What to load, as it is told to another process.
+
+    `kind`: "chat" and "completions" are OpenAI-compatible APIs, `address` their base URL; "nat" is
+    a server of NeMo Agent Toolkit, "json" any other HTTP workflow, asked with `request_template`
+    and read at `answer_path`; "function" is an async Python callable, "nemo" a configuration file
+    run in this process. `headers` hold secrets: they are sent and nothing else.
+    """
+
+    kind: Literal["chat", "completions", "nat", "json", "function", "nemo"]
+    address: str
+    model: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    stream: bool = True
+    timeout_s: float = 300.0
+    stall_timeout_s: float = 60.0
+    body: Mapping[str, Any] = field(default_factory=dict)
+    request_template: str | None = None
+    answer_path: str | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSpec:
+    """Where prompts come from, as it is told to another process.
+
+    `kind`: "dataset" and "trace" read `path`; "synthetic" makes texts of `prompt_tokens`. Of each
+    prompt the leading `shared_prefix_tokens` are the same for all of a group, of which there are
+    `prefix_groups`. A conversation has `turns` prompts.
+    """
+
+    kind: Literal["dataset", "trace", "synthetic"]
+    path: str | None = None
+    id_key: str = "id"
+    text_key: str = "question"
+    prompt_tokens: int | None = None
+    prompt_tokens_cv: float = 0.0
+    output_tokens: int | None = None
+    output_tokens_cv: float = 0.0
+    shared_prefix_tokens: int = 0
+    prefix_groups: int = 1
+    turns: int = 1
+    limit: int | None = None
+    seed: int = 0
+
+
+class Target(Protocol):
+    """Something that answers prompts.
+
+    Used by one event loop; `send` may run many times at once and never raises for what the other
+    side did: that is an outcome. Cancelled, it closes its connection and lets the cancellation
+    through.
+    """
+
+    @property
+    def model(self) -> str | None:
+        """The model that answers, as far as it is known after `open`."""
+        ...
+
+    async def open(self) -> None:
+        """Get ready. Raises TonnageError when there is no use in sending anything."""
+        ...
+
+    async def send(self, prompt: Prompt) -> Outcome:
+        """Send one prompt and wait for the whole answer."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        ...
