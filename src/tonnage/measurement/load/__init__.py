@@ -10,6 +10,7 @@ An exchange that fails is an outcome like any other, of one of the kinds in `Fai
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ Failure = Literal[
     "truncated",  # the connection closed before the answer was complete
     "malformed",  # what came is not the protocol: bad HTTP, bad JSON in a stream
     "rejected",  # a 2xx answer or an event that says itself that it is an error
-    "workflow",  # a workflow in this process raised an exception
+    "workflow",  # a workflow in this process raised an exception, or a command did not exit 0
     "stopped",  # in flight when the measurement was stopped
 ]
 Phase = Literal["warmup", "measured"]
@@ -190,11 +191,15 @@ class TargetSpec:
     `kind`: "chat" and "completions" are OpenAI-compatible APIs, `address` their base URL; "nat" is
     a server of NeMo Agent Toolkit, "json" any other HTTP workflow, asked with `request_template`
     and read at `answer_path`; "function" is an async Python callable, "nemo" a configuration file
-    run in this process. `headers` hold secrets: they are sent and nothing else.
+    run in this process, "command" a program started anew for each prompt, which it reads from its
+    standard input. With `record_llm`, a proxy in front of that OpenAI-compatible API notes every
+    call that the program makes. `headers` hold secrets: they are sent and nothing else.
     """
 
-    kind: Literal["chat", "completions", "nat", "json", "function", "nemo"]
+    kind: Literal["chat", "completions", "nat", "json", "function", "nemo", "command"]
     address: str
+    command: tuple[str, ...] = ()
+    record_llm: str | None = None
     model: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     stream: bool = True
@@ -253,4 +258,58 @@ class Target(Protocol):
 
     async def close(self) -> None:
         """Let go of every connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How a level stands. `ttft_s` and `e2e_s` are of requests that ended in the last seconds."""
+
+    level: Level
+    phase: Phase
+    elapsed_s: float
+    in_flight: int
+    finished: int
+    failed: int
+    requests_per_s: float
+    ttft_s: tuple[float, ...] = ()
+    e2e_s: tuple[float, ...] = ()
+
+
+class Watch(Protocol):
+    """Whoever wants to see a measurement while it runs; called a few times a second."""
+
+    def progress(self, progress: Progress) -> None:
+        """How the level stands now."""
+        ...
+
+
+class Keeper(Protocol):
+    """Where records go: each is safe once `keep` returns."""
+
+    def keep(self, record: Record) -> None:
+        """Keep one record."""
+        ...
+
+    def keep_lines(self, lines: bytes) -> None:
+        """Keep records that another process has already written as lines."""
+        ...
+
+
+class Driver(Protocol):
+    """What puts a level on a target: this process, or several that are coordinated."""
+
+    async def open(self) -> None:
+        """Get every process ready. Raises TonnageError when the target cannot be loaded."""
+        ...
+
+    async def run(self, level: Level, keeper: Keeper, watch: Watch, stop: asyncio.Event) -> None:
+        """Hold `level` until it has measured what it should, or `stop` is set.
+
+        Stopped, requests in flight end as "stopped", and are kept like any other.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End every process."""
         ...
