@@ -1,4 +1,4 @@
-"""A text and a path -> a file that is written whole or not at all."""
+"""A path <-> a text: read with every mistake named, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,35 @@ from contextlib import suppress
 from pathlib import Path
 
 from tonnage.errors import InputError, UsageError
+
+MAX_FILE_BYTES = 1_000_000
+
+
+def load_text(path: Path, *, limit_bytes: int = MAX_FILE_BYTES) -> str:
+    """The text of a UTF-8 file; InputError for anything that is not one."""
+    file = str(path)
+    try:
+        if path.is_dir():
+            raise InputError("is a directory, not a file.", file=file)
+        with path.open("rb") as stream:
+            data = stream.read(limit_bytes + 1)
+    except FileNotFoundError:
+        raise InputError("does not exist.", file=file) from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"cannot be read: {reason}.", file=file) from None
+    if len(data) > limit_bytes:
+        raise InputError(f"is larger than {limit_bytes / 1e6:g} MB.", file=file)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"is not UTF-8 (byte 0x{data[error.start]:02x}).",
+            hint="Save it as UTF-8.",
+            file=file,
+            line=line,
+        ) from None
 
 
 def refuse_unwritable(path: Path | None) -> None:

@@ -28,6 +28,12 @@ def complaint(path):
             id="unknown key",
         ),
         pytest.param(
+            RATE + '"[key]": []\n',
+            4,
+            "[key] is not a key here.",
+            id="a key that looks like pydantic's mark",
+        ),
+        pytest.param(
             RATE + 'promises:\n  ttft: {p95: "1.5"}\n',
             5,
             '"1.5" has no unit: promises.ttft.p95 is a time, for example "1.5 s" or "1500 ms".',

@@ -10,11 +10,10 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from tonnage.errors import InputError, MissingExtraError
 from tonnage.evidence import Evidence
+from tonnage.files import load_text
 from tonnage.study.document import AnswerSection, LengthSection, PromptSection
 from tonnage.study.quantities import TokenAmount
-from tonnage.study.reader import load_text
 from tonnage.units import format_number
 from tonnage.workload import PERCENTILES, Lengths
 
@@ -211,22 +210,6 @@ def count_text(path: Path, tokenizer: Any | None) -> TextCount:  # noqa: ANN401 
         None if tokenizer is None else len(tokenizer.encode(text, add_special_tokens=False).ids)
     )
     return TextCount(words=len(text.split()), tokens=tokens)
-
-
-def load_tokenizer(path: Path) -> Any:  # noqa: ANN401 — optional part
-    """A tokenizers JSON file -> its `tokenizers.Tokenizer`."""
-    try:
-        from tokenizers import Tokenizer  # noqa: PLC0415 — optional, and heavy
-    except ImportError:
-        raise MissingExtraError(
-            "Counting the tokens of a text needs the tokenizers package.",
-            hint='pip install "tonnage[tokenizers]", or leave out workload.tokenizer.',
-        ) from None
-    text = load_text(path, limit_bytes=10 * MAX_TEXT_BYTES)
-    try:
-        return Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 — the package raises nothing narrower
-        raise InputError(f"is not a tokenizer: {error}.", file=str(path)) from None
 
 
 def _sum_of(terms: Mapping[str, Reckoning]) -> Reckoning:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tonnage.engine import StepModel
 from tonnage.errors import InputError, InputErrors
 from tonnage.evidence import Evidence
+from tonnage.files import load_text
 from tonnage.study.document import (
     LOAD_FORMS,
     PEAK_DERIVED_FORMS,
@@ -29,15 +30,16 @@ from tonnage.study.document import (
     section_at,
     told_leaves,
 )
-from tonnage.study.lengths import Reckoner, TextCount, count_text, load_tokenizer
+from tonnage.study.lengths import Reckoner, TextCount, count_text
 from tonnage.study.mistakes import Finding, Places, check_shape, did_you_mean, touches, value_at
-from tonnage.study.reader import load_text, parse_yaml
+from tonnage.study.reader import parse_yaml
 from tonnage.study.rules import (
     find_contradictions,
     find_empty,
     find_impossible,
     without_empty_sections,
 )
+from tonnage.tokenizer import load_tokenizer
 from tonnage.units import WORDS_PER_TOKEN
 
 if TYPE_CHECKING:

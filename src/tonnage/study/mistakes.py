@@ -181,8 +181,10 @@ def _shown(loc: Key, tree: Any) -> Key:  # noqa: ANN401 — any YAML value
     key: Key = ()
     for part in loc:
         scalar = current is not None and not isinstance(current, Mapping | list | tuple)
-        if (scalar and key[:1] != ("promises",)) or part == "[key]":
+        if scalar and key[:1] != ("promises",):
             break
+        if part == "[key]" and not (isinstance(current, Mapping) and part in current):
+            break  # pydantic's mark for the key itself, unless somebody calls a key so
         current = value_at(current, (part,))
         key = (*key, part)
     return key

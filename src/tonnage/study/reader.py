@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,7 +17,6 @@ from tonnage.errors import InputError, InputErrors
 from tonnage.study.document import Key
 from tonnage.study.mistakes import Finding
 
-MAX_FILE_BYTES = 1_000_000
 MAX_DEPTH = 20  # the deepest study needs 6
 MAX_NODES = 20_000  # aliases expanded; beyond this a file is an attack, not a study
 MAX_INTEGER_DIGITS = 40
@@ -38,33 +36,6 @@ class Reading:
     tree: Mapping[str, Any]
     lines: Mapping[Key, int]
     findings: tuple[Finding, ...] = ()
-
-
-def load_text(path: Path, *, limit_bytes: int = MAX_FILE_BYTES) -> str:
-    """The text of a UTF-8 file; InputError for anything that is not one."""
-    file = str(path)
-    try:
-        if path.is_dir():
-            raise InputError("is a directory, not a file.", file=file)
-        with path.open("rb") as stream:
-            data = stream.read(limit_bytes + 1)
-    except FileNotFoundError:
-        raise InputError("does not exist.", file=file) from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"cannot be read: {reason}.", file=file) from None
-    if len(data) > limit_bytes:
-        raise InputError(f"is larger than {limit_bytes / 1e6:g} MB.", file=file)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"is not UTF-8 (byte 0x{data[error.start]:02x}).",
-            hint="Save it as UTF-8.",
-            file=file,
-            line=line,
-        ) from None
 
 
 def parse_yaml(text: str, file: str | None = None) -> Reading:
