@@ -49,13 +49,15 @@ class Flag:
         return self.name.removeprefix("--").replace("-", "_")
 
 
-def _percentiles(metric: str, key: str, metavar: str, meaning: str) -> Iterator[Flag]:
+def percentile_flags(
+    metric: str, key: str, metavar: str, meaning: str, *, group: str = PROMISES
+) -> Iterator[Flag]:
     """One flag per percentile; help shows the 95th and names the others."""
     for percentile in ("p95", "p50", "p90", "p99"):
         yield Flag(
             name=f"--{metric}-{percentile}",
             key=f"promises.{key}.{percentile}",
-            group=PROMISES,
+            group=group,
             metavar=metavar,
             help=f"{meaning} Also --{metric}-p50, -p90, -p99.",
             hidden=percentile != "p95",
@@ -116,10 +118,10 @@ FLAGS: tuple[Flag, ...] = (
     Flag(name="--cached", key="workload.prompt.cached", group=LENGTHS, metavar="LENGTH|SHARE",
          help='Part of the prompt found in the prefix cache: 300 or "40 %".'),
     # ── promises ──
-    *_percentiles("ttft", "ttft", "TIME", 'Time to first token at most: "1.5 s".'),
-    *_percentiles("tpot", "tpot", "TIME", 'Time per output token at most: "50 ms".'),
-    *_percentiles("e2e", "e2e", "TIME", 'Whole answer within: "12 s".'),
-    *_percentiles("tokens-per-second", "tokens_per_second", "SPEED",
+    *percentile_flags("ttft", "ttft", "TIME", 'Time to first token at most: "1.5 s".'),
+    *percentile_flags("tpot", "tpot", "TIME", 'Time per output token at most: "50 ms".'),
+    *percentile_flags("e2e", "e2e", "TIME", 'Whole answer within: "12 s".'),
+    *percentile_flags("tokens-per-second", "tokens_per_second", "SPEED",
                   'Speed of one answer at least: "20 tokens/s".'),
     Flag(name="--network-time", key="workload.network", group=PROMISES, metavar="TIME",
          help='Time between client and server, added to the first token: "40 ms" (0, printed).'),
@@ -167,26 +169,33 @@ BY_KEY = {flag.key: flag for flag in FLAGS}
 _COMMAS_COUNT = {"hardware.catalog", "hardware.prices"}  # names and paths may hold commas
 
 
-def takes_study_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Give `command` every study flag; those that were told arrive as its argument `told`."""
-    own = [
-        parameter
-        for parameter in inspect.signature(command, eval_str=True).parameters.values()
-        if parameter.name != "told"
-    ]
-    arguments = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
-    options = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    parameters = [*arguments, *map(_parameter, FLAGS), *options]
+def takes_flags(flags: Sequence[Flag]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command every one of `flags`; those that were told arrive as its argument `told`."""
 
-    @functools.wraps(command)
-    def with_flags(**values: Any) -> None:  # noqa: ANN401 — what Typer parsed
-        told = {flag: value for flag in FLAGS if (value := values.pop(flag.parameter, None))}
-        command(**values, told=told)
+    def give(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.name != "told"
+        ]
+        arguments = [p for p in own if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        options = [p for p in own if p.kind is inspect.Parameter.KEYWORD_ONLY]
+        parameters = [*arguments, *map(_parameter, flags), *options]
 
-    del with_flags.__wrapped__  # Typer must see the new signature
-    with_flags.__annotations__ = {each.name: each.annotation for each in parameters}
-    with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return with_flags
+        @functools.wraps(command)
+        def with_flags(**values: Any) -> None:  # noqa: ANN401 — what Typer parsed
+            told = {flag: value for flag in flags if (value := values.pop(flag.parameter, None))}
+            command(**values, told=told)
+
+        del with_flags.__wrapped__  # Typer must see the new signature
+        with_flags.__annotations__ = {each.name: each.annotation for each in parameters}
+        with_flags.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return with_flags
+
+    return give
+
+
+takes_study_flags = takes_flags(FLAGS)
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:

@@ -1,0 +1,461 @@
+"""What `tonnage measure` is told -> the nouns of measuring: target, prompts, levels, limits.
+
+Values arrive as text, as for a study; here they get their units and their mistakes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tonnage.cli.flags import Flag, Told, percentile_flags
+from tonnage.cli.series import parse_series
+from tonnage.errors import UnitError, UsageError
+from tonnage.measurement.load import Level, PromptSpec, TargetSpec
+from tonnage.spelling import nearest
+from tonnage.units import (
+    format_number,
+    parse_count,
+    parse_fraction,
+    parse_rate,
+    parse_time_s,
+    parse_tokens,
+)
+
+TARGET = "What is asked, and how"
+LOAD = "How much is asked"
+PROMPTS = "With what"
+LIMITS = "What is promised (for --search, and to mark the levels that keep it)"
+PROCESSES = "From where"
+SERVER = "What answers (kept with the run)"
+
+APIS = ("chat", "completions", "nat", "json")
+ARRIVALS = ("poisson", "constant", "gamma")
+SEARCHES = ("rate", "concurrency")
+METRICS = ("ttft", "tpot", "e2e")
+
+DEFAULT_CONCURRENCIES = "1,2,4,8,16"
+DEFAULT_DURATION_S = 30.0
+DEFAULT_PROMPT_TOKENS, DEFAULT_OUTPUT_TOKENS = 512, 128
+TIMEOUT_S, STALL_TIMEOUT_S = 300.0, 60.0
+OPEN_WARMUP_S = 5.0
+OPEN_WARMUP_SHARE = 0.1  # of a stated number of requests
+
+
+Parser = Callable[[str], float]
+
+
+def _flag(name: str, group: str, metavar: str, text: str, *, many: bool = False) -> Flag:
+    return Flag(
+        name=name, key=name.removeprefix("--"), group=group, metavar=metavar, help=text, many=many
+    )
+
+
+FLAGS: tuple[Flag, ...] = (
+    _flag("--api", TARGET, "NAME",
+          "chat (default for a URL) or completions, OpenAI-compatible; nat, a server of NeMo Agent"
+          " Toolkit; json, any other HTTP workflow."),
+    _flag("--model", TARGET, "NAME", "Model to ask for; left out, the only one the server has."),
+    _flag("--api-key", TARGET, "VARIABLE",
+          "Environment variable that holds the API key; the key itself is never written anywhere."),
+    _flag("--header", TARGET, "NAME=VARIABLE",
+          "Header to send, its value from an environment variable; repeatable.", many=True),
+    _flag("--body", TARGET, "JSON", "More keys of the request: '{\"temperature\": 0}'."),
+    _flag("--request-template", TARGET, "JSON",
+          'Of --api json, the request: \'{"input": "$prompt"}\'. Also $item and $field.NAME.'),
+    _flag("--answer-path", TARGET, "PATH",
+          "Of --api json, where the answer stands: choices.0.message.content."),
+    _flag("--tokenizer", TARGET, "FILE",
+          "A tokenizer.json: synthetic prompts to the exact token, and a count where the server"
+          " gives none."),
+    _flag("--timeout", TARGET, "TIME", 'The longest a request may take: "5 min" (default).'),
+    _flag("--stall-timeout", TARGET, "TIME",
+          'The longest silence within an answer: "60 s" (default).'),
+    _flag("--record-llm", TARGET, "URL",
+          "Put a recording proxy before this OpenAI-compatible API and give its address to the"
+          " command after --, in OPENAI_BASE_URL."),
+    # ── load ──
+    _flag("--concurrency", LOAD, "LIST",
+          f'Closed loop: clients that send, wait and send again: "1,2,4,…,128". Default'
+          f" {DEFAULT_CONCURRENCIES}."),
+    _flag("--think-time", LOAD, "TIME", "Of --concurrency, the pause after each answer."),
+    _flag("--rate", LOAD, "LIST",
+          'Open loop: arrivals that wait for nobody: "2,4,8" requests/s.'),
+    _flag("--arrivals", LOAD, "PROCESS",
+          "Of --rate: poisson (default), constant, or gamma with --burstiness."),
+    _flag("--burstiness", LOAD, "CV",
+          "Of gamma arrivals, the standard deviation of the gaps over their mean; 1 is Poisson."),
+    _flag("--trace", LOAD, "FILE",
+          "Arrivals and lengths of a recording, CSV or JSONL."),
+    _flag("--search", LOAD, "WHAT",
+          "Find the highest rate or concurrency that keeps the promises below, starting at the"
+          " first of --rate or --concurrency."),
+    _flag("--duration", LOAD, "TIME", 'Each level sends for so long: "30 s" (default).'),
+    _flag("--requests", LOAD, "COUNT", "Each level sends so many; without --duration, only these."),
+    _flag("--warmup", LOAD, "TIME|COUNT",
+          "Before each level, in no figure: a time or a number of requests (default: one request a"
+          " client, or 5 s)."),
+    _flag("--ramp", LOAD, "TIME", "Clients start, or the rate rises, over this part of it."),
+    _flag("--seed", LOAD, "N", "Arrivals and prompts are the same for the same seed (0)."),
+    # ── prompts ──
+    _flag("--dataset", PROMPTS, "FILE",
+          "Prompts from JSON, JSONL, CSV, Parquet, ShareGPT or a text file with one a line."),
+    _flag("--id-key", PROMPTS, "NAME", "Of --dataset, the column that names a row (id)."),
+    _flag("--text-key", PROMPTS, "NAME", "Of --dataset, the column with the prompt (question)."),
+    _flag("--prompt-tokens", PROMPTS, "N",
+          f"Synthetic prompts of so many tokens (default {DEFAULT_PROMPT_TOKENS})."),
+    _flag("--prompt-cv", PROMPTS, "CV",
+          "Their standard deviation over their mean (lognormal); 0: all alike."),
+    _flag("--output-tokens", PROMPTS, "N",
+          f"Force answers to so many tokens (default {DEFAULT_OUTPUT_TOKENS} for synthetic prompts,"
+          " unforced for a dataset)."),
+    _flag("--output-cv", PROMPTS, "CV", "As --prompt-cv, of the answers."),
+    _flag("--shared-prefix-tokens", PROMPTS, "N",
+          "Leading tokens that the prompts of a group share, for a prefix cache to find."),
+    _flag("--prefix-groups", PROMPTS, "N", "How many different prefixes there are (1)."),
+    _flag("--turns", PROMPTS, "N", "Prompts of one conversation, each with what was said before."),
+    # ── limits ──
+    *percentile_flags("ttft", "ttft", "TIME", 'Time to first token at most: "1.5 s".',
+                      group=LIMITS),
+    *percentile_flags("tpot", "tpot", "TIME", 'Time per output token at most: "50 ms".',
+                      group=LIMITS),
+    *percentile_flags("e2e", "e2e", "TIME", 'Whole answer within: "12 s".', group=LIMITS),
+    # ── processes ──
+    _flag("--workers", PROCESSES, "N", "Processes of this machine that share the load (1)."),
+    _flag("--cluster", PROCESSES, "ADDRESS",
+          "A Dask scheduler whose workers share the load: tcp://host:8786."),
+    # ── server ──
+    _flag("--gpus", SERVER, "N", "How many GPUs serve it."),
+    _flag("--gpu", SERVER, "NAME", "Which GPU serves it; a catalog name lets it be sized."),
+    _flag("--name", SERVER, "TEXT", "Name of the run."),
+)  # fmt: skip
+
+_KINDS = {
+    "chat": "an OpenAI-compatible API",
+    "completions": "an OpenAI-compatible API",
+    "nat": "a server of NeMo Agent Toolkit",
+    "json": "an HTTP workflow",
+    "function": "a Python callable",
+    "nemo": "a workflow run in this process",
+    "command": "a command",
+}
+_BY_NAME = {flag.name: flag for flag in FLAGS}
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class Asked:
+    """What was told, read by the name of its flag."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = {flag.name: value for flag, value in told.items()}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the flag was given."""
+        return name in self._told
+
+    def text(self, name: str) -> str | None:
+        """The value as it was typed."""
+        value = self._told.get(_BY_NAME[name].name)
+        return value if isinstance(value, str) else None
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """The values of a flag that may be repeated."""
+        return tuple(self._told.get(_BY_NAME[name].name, ()))
+
+    def choice(self, name: str, among: tuple[str, ...]) -> str | None:
+        """One of `among`."""
+        text = self.text(name)
+        if text is None or text in among:
+            return text
+        meant = nearest(text, among) or among
+        raise UsageError(f'{name} "{text}" is not one.', hint=f"Did you mean {' or '.join(meant)}?")
+
+    def time_s(self, name: str) -> float | None:
+        """A time above 0, in seconds."""
+        return self._quantity(name, parse_time_s)
+
+    def share(self, name: str) -> float | None:
+        """A number from 0 up."""
+        return self._quantity(name, parse_fraction, least=0.0)
+
+    def count(self, name: str) -> int | None:
+        """A whole number above 0."""
+        value = self._quantity(name, parse_count)
+        return self._whole(name, value)
+
+    def tokens(self, name: str) -> int | None:
+        """A whole number of tokens above 0."""
+        return self._whole(name, self._quantity(name, parse_tokens))
+
+    def _whole(self, name: str, value: float | None) -> int | None:
+        if value is not None and value != int(value):
+            raise UsageError(f"{name} must be a whole number, not {self.text(name)}.")
+        return None if value is None else int(value)
+
+    def _quantity(self, name: str, parse: Parser, *, least: float | None = None) -> float | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = parse(text)
+        except UnitError as error:
+            raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
+        if value < 0 or (value == 0 and least is None):
+            raise UsageError(f"{name} must be above 0, not {text}.")
+        return value
+
+
+# ── what was told -> nouns ──────────────────────────────────────────────────────────────────────
+
+
+def target_of_words(
+    address: str | None, command: tuple[str, ...], asked: Asked, *, stream: bool
+) -> TargetSpec:
+    """What to load: a URL, `module:function`, a configuration file, or a command of one's own."""
+    api = asked.choice("--api", APIS)
+    kind: Any
+    if address is None:
+        if not command:
+            raise UsageError(
+                "what is to be measured?",
+                hint="Give a URL, module:function, a workflow's config.yml, or -- and a command.",
+            )
+        kind, address = "command", command[0]
+    elif address.startswith(("http://", "https://")):
+        kind = api or "chat"
+    elif address.endswith((".yml", ".yaml")):
+        if not Path(address).is_file():
+            raise UsageError(f"{address} is not a file.")
+        kind = "nemo"
+    elif _CALLABLE.fullmatch(address):
+        kind = "function"
+    else:
+        raise UsageError(
+            f'"{address}" is nothing that can be measured:',
+            hint="give a URL (http://…), module:function, a workflow's config.yml, or -- and a"
+            " command.",
+        )
+    if api is not None and kind != api:
+        raise UsageError("--api is for a URL.")
+    for flag, kinds in (
+        ("--request-template", {"json"}),
+        ("--answer-path", {"json"}),
+        ("--body", {"chat", "completions"}),
+        ("--model", {"chat", "completions"}),
+        ("--tokenizer", {"chat", "completions"}),
+        ("--header", {"chat", "completions", "nat", "json"}),
+        ("--api-key", {"chat", "completions", "nat", "json"}),
+    ):
+        if flag in asked and kind not in kinds:
+            raise UsageError(f"{flag} is not for this target.", hint=f"It is {_KINDS[kind]}.")
+    return TargetSpec(
+        kind=kind,
+        address=address,
+        command=command if kind == "command" else (),
+        record_llm=asked.text("--record-llm"),
+        model=asked.text("--model"),
+        headers=_headers(asked),
+        stream=stream,
+        timeout_s=asked.time_s("--timeout") or TIMEOUT_S,
+        stall_timeout_s=asked.time_s("--stall-timeout") or STALL_TIMEOUT_S,
+        body=_body(asked.text("--body")),
+        request_template=asked.text("--request-template"),
+        answer_path=asked.text("--answer-path"),
+        tokenizer=asked.text("--tokenizer"),
+    )
+
+
+def _headers(asked: Asked) -> dict[str, str]:
+    """Headers with their secrets, out of the environment."""
+    headers = {}
+    key = asked.text("--api-key")
+    if key is not None:
+        headers["Authorization"] = f"Bearer {_from_environment('--api-key', key)}"
+    for text in asked.texts("--header"):
+        name, equals, variable = text.partition("=")
+        if not (name.strip() and equals and variable.strip()):
+            raise UsageError(
+                "--header names a header and an environment variable,",
+                hint="for example --header X-Api-Key=MY_KEY.",
+            )
+        headers[name.strip()] = _from_environment("--header", variable.strip())
+    return headers
+
+
+def _from_environment(flag: str, variable: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        raise UsageError(
+            f"{flag}: there is no environment variable of that name.",  # it may be the key itself
+            hint="Name the variable, do not give the secret: export MY_KEY=…, then MY_KEY.",
+        )
+    return value
+
+
+def _body(text: str | None) -> Mapping[str, Any]:
+    if text is None:
+        return {}
+    try:
+        body = json.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--body is not JSON: {error}.") from None
+    if not isinstance(body, dict):
+        raise UsageError(
+            "--body must be a JSON object,", hint="for example '{\"temperature\": 0}'."
+        )
+    return body
+
+
+def prompts_of(asked: Asked) -> tuple[PromptSpec, tuple[str, ...]]:
+    """Where prompts come from, and what of it was assumed."""
+    path, trace = asked.text("--dataset"), asked.text("--trace")
+    if path is not None and trace is not None:
+        raise UsageError("--trace has lengths of its own: leave out --dataset.")
+    synthetic = path is None and trace is None
+    _refuse_without("--dataset", asked, "--id-key", "--text-key")
+    if not synthetic:
+        for flag in ("--prompt-tokens", "--prompt-cv", "--shared-prefix-tokens", "--prefix-groups"):
+            if flag in asked:
+                raise UsageError(f"{flag} is for synthetic prompts.", hint="Leave out --dataset.")
+    assumed = [
+        f"{what} of {tokens} tokens"
+        for flag, what, tokens in (
+            ("--prompt-tokens", "prompts", DEFAULT_PROMPT_TOKENS),
+            ("--output-tokens", "answers", DEFAULT_OUTPUT_TOKENS),
+        )
+        if synthetic and flag not in asked
+    ]
+    prompt_tokens = asked.tokens("--prompt-tokens")
+    output_tokens = asked.tokens("--output-tokens")
+    if synthetic:
+        prompt_tokens = prompt_tokens or DEFAULT_PROMPT_TOKENS
+        output_tokens = output_tokens or DEFAULT_OUTPUT_TOKENS
+    shared = asked.tokens("--shared-prefix-tokens") or 0
+    if prompt_tokens is not None and shared > prompt_tokens:
+        raise UsageError(
+            f"--shared-prefix-tokens {shared} is more than the prompt of {prompt_tokens}."
+        )
+    spec = PromptSpec(
+        kind="synthetic" if synthetic else "dataset" if path else "trace",
+        path=path or trace,
+        id_key=asked.text("--id-key") or "id",
+        text_key=asked.text("--text-key") or "question",
+        prompt_tokens=prompt_tokens,
+        prompt_tokens_cv=asked.share("--prompt-cv") or 0.0,
+        output_tokens=output_tokens,
+        output_tokens_cv=asked.share("--output-cv") or 0.0,
+        shared_prefix_tokens=shared,
+        prefix_groups=asked.count("--prefix-groups") or 1,
+        turns=asked.count("--turns") or 1,
+        seed=_seed(asked),
+    )
+    return spec, tuple(assumed)
+
+
+def levels_of(asked: Asked) -> tuple[Level, ...]:
+    """The levels to measure, in the order they were told."""
+    ways = [flag for flag in ("--concurrency", "--rate", "--trace") if flag in asked]
+    if len(ways) > 1:
+        raise UsageError(f"{' and '.join(ways)} are different loads: give one of them.")
+    way = ways[0] if ways else "--concurrency"
+    if way != "--concurrency":
+        _refuse_without("--concurrency", asked, "--think-time")
+    if way != "--rate":
+        _refuse_without("--rate", asked, "--arrivals", "--burstiness")
+    if way == "--trace":
+        return (_level(asked, name="trace", arrivals="trace"),)
+    if way == "--rate":
+        kind = asked.choice("--arrivals", ARRIVALS) or "poisson"
+        burstiness = asked.share("--burstiness")
+        if (burstiness is not None) != (kind == "gamma"):
+            raise UsageError("--arrivals gamma and --burstiness go together.")
+        cv = {"poisson": 1.0, "constant": 0.0}.get(kind, burstiness)
+        rates = parse_series(asked.text("--rate") or "", flag="--rate", parse=parse_rate)
+        return tuple(
+            _level(asked, name=f"r{rate:g}", rate_per_s=rate, arrivals=kind, cv=cv)
+            for rate in rates
+        )
+    series = parse_series(
+        asked.text("--concurrency") or DEFAULT_CONCURRENCIES,
+        flag="--concurrency",
+        parse=parse_count,
+    )
+    for each in series:
+        if each != int(each):
+            raise UsageError(f"--concurrency counts clients; {format_number(each)} is not whole.")
+    return tuple(
+        _level(
+            asked,
+            name=f"c{int(each)}",
+            concurrency=int(each),
+            think_time_s=asked.time_s("--think-time") or 0.0,
+        )
+        for each in series
+    )
+
+
+def _level(asked: Asked, **load: Any) -> Level:  # noqa: ANN401 — fields of Level
+    """One level with the durations that all share."""
+    requests, duration_s = asked.count("--requests"), asked.time_s("--duration")
+    if requests is None and duration_s is None and load.get("arrivals") != "trace":
+        duration_s = DEFAULT_DURATION_S
+    ramp_s = asked.time_s("--ramp") or 0.0
+    warmup_requests, warmup_s = _warmup(asked, load.get("concurrency"), requests, duration_s)
+    if ramp_s and not warmup_requests:
+        warmup_s = max(warmup_s, ramp_s)
+    return Level(
+        requests=requests,
+        duration_s=duration_s,
+        warmup_requests=warmup_requests,
+        warmup_s=warmup_s,
+        ramp_s=ramp_s,
+        seed=_seed(asked),
+        **load,
+    )
+
+
+def _warmup(
+    asked: Asked, concurrency: int | None, requests: int | None, duration_s: float | None
+) -> tuple[int, float]:
+    """Warm-up requests and seconds; one of them is 0."""
+    text = asked.text("--warmup")
+    if text is not None:
+        if text.strip() in {"0", "none"}:
+            return 0, 0.0
+        if re.fullmatch(r"[\d_,]+", text.strip()):
+            return asked.count("--warmup") or 0, 0.0
+        return 0, asked.time_s("--warmup") or 0.0
+    if concurrency is not None:
+        return concurrency, 0.0
+    if duration_s is not None:
+        return 0, OPEN_WARMUP_S
+    return max(1, round(OPEN_WARMUP_SHARE * (requests or 0))) if requests else 0, 0.0
+
+
+def limits_of(asked: Asked) -> dict[str, float]:
+    """What is promised: names of a run's figures, as "ttft_p95_s", and their limits in seconds."""
+    return {
+        f"{metric}_{percentile}_s": value
+        for metric in METRICS
+        for percentile in ("p50", "p90", "p95", "p99")
+        if (value := asked.time_s(f"--{metric}-{percentile}")) is not None
+    }
+
+
+def _seed(asked: Asked) -> int:
+    text = asked.text("--seed")
+    if text is None:
+        return 0
+    if not re.fullmatch(r"\d+", text):
+        raise UsageError(f"--seed must be a whole number from 0 up, not {text}.")
+    return int(text)
+
+
+def _refuse_without(flag: str, asked: Asked, *followers: str) -> None:
+    for follower in followers:
+        if follower in asked and flag not in asked:
+            raise UsageError(f"{follower} is for {flag}, which is not given.")
