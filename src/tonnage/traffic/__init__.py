@@ -28,8 +28,8 @@ class Arrivals:
 class TracedRequest:
     """One request of a recording: when it came, counted from the first, and how long it was.
 
-    `prefix_blocks` are ids of the leading blocks of its prompt; two requests that share leading
-    ids share that much of their prompts. `None` is not recorded.
+    `prefix_blocks` are ids of the leading blocks of its prompt, all full but the last; two requests
+    that share leading ids share that much of their prompts. A length that is None was not recorded.
     """
 
     arrival_s: float
