@@ -5,12 +5,15 @@ BIN := .venv/bin
 INSTALL := PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip --disable-pip-version-check install --quiet
 DEMO := .venv/installed-demo
 DEV := .venv/installed-dev
+NAT := .venv-nat/installed
+# What its own extras do not bring: agents on langchain, and greenlet for its web server.
+NAT_NEEDS := '.[nat]' 'nvidia-nat[langchain]' greenlet pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench docs check lint types imports format constraints clean
+.PHONY: help demo test bench test-nat acceptance-vllm docs check lint types imports format constraints clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO) ## size the example study
 	@$(BIN)/tonnage size examples/support-chatbot.yaml
@@ -19,8 +22,16 @@ test: lint types imports ## all checks, then the tests
 	@echo "== pytest"
 	@$(BIN)/python -m pytest -n auto
 
-bench: $(DEMO) ## measure start-up, sizing and search against their goals
+bench: $(DEV) ## measure start-up, sizing, search and load against their goals
 	@$(BIN)/python -m benchmarks
+
+test-nat: $(NAT) ## the tests that need NeMo Agent Toolkit, in .venv-nat (installs 1.3 GB)
+	@echo "== pytest tests/nat"
+	@.venv-nat/bin/python -m pytest tests/nat
+
+acceptance-vllm: $(DEV) ## measure vLLM on CPU for a true saturation curve (installs 2 GB)
+	@scripts/make-vllm .venv/vllm
+	@TONNAGE_VLLM=.venv/vllm/bin/python $(BIN)/python -m pytest tests/acceptance_vllm
 
 docs: $(DEV) ## run every command on the pages and write what it prints into them
 	@$(BIN)/python -m tests.docs.refresh
@@ -45,18 +56,11 @@ format: $(DEV) ## let ruff format and mend what it can
 	@$(BIN)/ruff check --fix .
 
 constraints: ## install everything anew and pin what came
-	@set -e; scratch=$$(mktemp -d); trap 'rm -rf "$$scratch"' EXIT; \
-	scripts/make-venv "$$scratch"; \
-	"$$scratch/bin/python" -m pip --disable-pip-version-check install --quiet '.[all,dev]' hatchling; \
-	{ echo "# Written by 'make constraints' with $$("$$scratch/bin/python" -V)."; \
-	  "$$scratch/bin/python" -m pip --disable-pip-version-check freeze \
-	    --exclude tonnage --exclude setuptools --exclude wheel; } > "$$scratch/pins"; \
-	if grep -vE '^(#|[A-Za-z0-9._-]+==[^ ]+$$)' "$$scratch/pins"; then \
-	  echo "constraints: the lines above are not plain pins" >&2; exit 1; fi; \
-	cp "$$scratch/pins" constraints.txt; grep -c == constraints.txt | sed 's/$$/ packages pinned/'
+	@scripts/pin constraints.txt '.[all,dev]' hatchling
+	@scripts/pin constraints-nat.txt $(NAT_NEEDS) hatchling
 
 clean: ## remove .venv and every cache
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf .venv .venv-nat .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -73,3 +77,10 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "== installing tonnage with every extra and the development tools"
 	@$(INSTALL) -e '.[all,dev]'
 	@touch $@ $(DEMO)
+
+$(NAT): pyproject.toml constraints-nat.txt
+	@echo "== installing tonnage with NeMo Agent Toolkit in .venv-nat"
+	@scripts/make-venv .venv-nat
+	@PIP_CONSTRAINT=constraints-nat.txt .venv-nat/bin/python -m pip --disable-pip-version-check \
+	  install --quiet -e $(NAT_NEEDS)
+	@touch $@

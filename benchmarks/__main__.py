@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.load import LOADS, LoadRow, format_loads, load_fields, measure_load
 from benchmarks.process import CommandFailedError, measure_processes
 from benchmarks.sample import STEADY_FRACTION, Sample
 from benchmarks.search import DEPLOYMENTS, prepare_search
@@ -108,27 +109,25 @@ def format_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def format_json(rows: list[Row]) -> str:
+def format_json(rows: list[Row], loads: list[LoadRow]) -> str:
     """The rows for machines, in SI units."""
-    return json.dumps(
-        [
-            {
-                "name": row.name,
-                "goal_wall_s": row.goal.wall_s,
-                "goal_peak_rss_bytes": row.goal.peak_rss_bytes,
-                "met": row.met,
-                "problem": row.problem or None,
-                "wall_s": list(row.sample.wall_s) if row.sample else None,
-                "best_s": row.sample.best_s if row.sample else None,
-                "median_s": row.sample.median_s if row.sample else None,
-                "spread_fraction": row.sample.spread_fraction if row.sample else None,
-                "steady": row.sample.steady if row.sample else None,
-                "peak_rss_bytes": row.sample.peak_rss_bytes if row.sample else None,
-            }
-            for row in rows
-        ],
-        indent=2,
-    )
+    commands = [
+        {
+            "name": row.name,
+            "goal_wall_s": row.goal.wall_s,
+            "goal_peak_rss_bytes": row.goal.peak_rss_bytes,
+            "met": row.met,
+            "problem": row.problem or None,
+            "wall_s": list(row.sample.wall_s) if row.sample else None,
+            "best_s": row.sample.best_s if row.sample else None,
+            "median_s": row.sample.median_s if row.sample else None,
+            "spread_fraction": row.sample.spread_fraction if row.sample else None,
+            "steady": row.sample.steady if row.sample else None,
+            "peak_rss_bytes": row.sample.peak_rss_bytes if row.sample else None,
+        }
+        for row in rows
+    ]
+    return json.dumps([*commands, *map(load_fields, loads)], indent=2)
 
 
 def main() -> int:
@@ -147,8 +146,13 @@ def main() -> int:
         ),
         measure_search(f"search of {DEPLOYMENTS:,} deployments", Goal(wall_s=1.0)),
     ]
-    print(format_json(rows) if arguments.json else format_table(rows))
-    return 0 if all(row.met for row in rows) else 1
+    loads = [measure_load(name) for name in LOADS]
+    if arguments.json:
+        print(format_json(rows, loads))
+    else:
+        print(format_table(rows), format_loads(loads), sep="\n\n")
+    met = [*(row.met for row in rows), *(row.met for row in loads)]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

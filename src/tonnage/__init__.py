@@ -13,14 +13,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tonnage.version import __version__
+
 if TYPE_CHECKING:
     from tonnage.catalog.loader import Catalog
     from tonnage.errors import TonnageError
     from tonnage.fleet import Capacity, Plan, Question, StatedFleet
     from tonnage.pipeline import capacity, size
     from tonnage.study.loader import Study, load_study, study_from_overrides
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Capacity",
@@ -30,6 +30,7 @@ __all__ = [
     "StatedFleet",
     "Study",
     "TonnageError",
+    "__version__",
     "capacity",
     "load_study",
     "size",

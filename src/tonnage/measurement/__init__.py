@@ -16,16 +16,28 @@ class Point:
     """What was seen at one level. Times in seconds; percentiles over finished requests.
 
     TTFT counts from sending to the first non-empty token; TPOT is (e2e - ttft) / (output tokens -
-    1) per request, its mean over requests. `llm_latency_p95_s` is over every LLM call of every
-    workflow item, `workflow_runtime_p95_s` over items. `failed` requests are in no percentile; a
-    level with failures is `interrupted`. `total_runtime_s` is from first start to last end.
+    1) per request, its mean over requests; ITL is over every gap between two tokens.
+    `llm_latency_p95_s` is over every LLM call of every workflow item, `workflow_runtime_p95_s` over
+    items. `failed` requests are in no percentile; a level with failures is `interrupted`.
+    `total_runtime_s` is from first start to last end.
+
+    What only our own measurement knows: `level` names the records a point is made of. A `stopped`
+    level did not come to its end and is measured again. `failures` counts by kind.
+    `in_flight_mean_requests` is over the steady window, which is `duration_s` long. Verdicts are
+    None where nothing can be said: `stable` when batch means of E2E hardly differ
+    (`e2e_batch_means_cv`), `client_bound` when requests left too late (`lateness_p99_s`),
+    `overloaded` when latency grew for as long as an open load lasted.
     """
 
+    level: str | None = None
     concurrency: int | None = None
     requests_per_s: float | None = None
     requests: int | None = None
     failed: int = 0
     interrupted: bool = False
+    stopped: bool = False
+    failures: Mapping[str, int] = field(default_factory=dict)
+    stale_retries: int = 0
     duration_s: float | None = None
     total_runtime_s: float | None = None
     llm_latency_p95_s: float | None = None
@@ -40,6 +52,11 @@ class Point:
     tpot_p90_s: float | None = None
     tpot_p95_s: float | None = None
     tpot_p99_s: float | None = None
+    itl_mean_s: float | None = None
+    itl_p50_s: float | None = None
+    itl_p90_s: float | None = None
+    itl_p95_s: float | None = None
+    itl_p99_s: float | None = None
     e2e_mean_s: float | None = None
     e2e_p50_s: float | None = None
     e2e_p90_s: float | None = None
@@ -49,6 +66,16 @@ class Point:
     output_tokens_mean: float | None = None
     output_tokens_per_s: float | None = None
     request_rate_target_per_s: float | None = None
+    ttft_samples: int | None = None
+    tpot_samples: int | None = None
+    itl_samples: int | None = None
+    llm_calls: int | None = None
+    in_flight_mean_requests: float | None = None
+    lateness_p99_s: float | None = None
+    e2e_batch_means_cv: float | None = None
+    stable: bool | None = None
+    client_bound: bool | None = None
+    overloaded: bool | None = None
     notes: tuple[str, ...] = ()
 
 

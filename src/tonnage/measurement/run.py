@@ -20,7 +20,7 @@ def write_run(run: Run, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     body = {"format": FORMAT, **asdict(run)}
     body["points"] = [
-        {key: value for key, value in point.items() if value not in (None, (), [])}
+        {key: value for key, value in point.items() if value not in (None, (), [], {})}
         for point in body["points"]
     ]
     path = folder / RUN_FILE
@@ -36,7 +36,9 @@ def load_run(path: Path) -> Run:
         body = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
-            "does not exist.", hint="Make one with tonnage import.", file=str(file)
+            "does not exist.",
+            hint="Make one with tonnage measure or tonnage import.",
+            file=str(file),
         ) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}.", file=str(file)) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -22,7 +23,7 @@ class Spread:
     p95_s: float | None = None
     p99_s: float | None = None
 
-    def fields(self, metric: str) -> dict[str, float | None]:
+    def fields(self, metric: str) -> dict[str, Any]:
         """The fields of a Point for `metric`: `ttft_mean_s`, `ttft_p50_s` and on."""
         return {
             f"{metric}_mean_s": self.mean_s,

@@ -25,12 +25,6 @@ def read(document: Place) -> Run:
             document.get(key).refuse("is missing.")
     for point in document.get("points").entries():
         _check(Point, point)
-    for name, fact in document.get("facts").members():
-        if fact.value is None:
-            fact.refuse("must be a text.")
-        _check_text(fact)
-        if printable(name) != name:
-            fact.refuse("has a name that cannot be shown.")
     return load_run(Path(document.file))
 
 
@@ -41,24 +35,37 @@ def _check(noun: type, place: Place) -> None:
     kinds = {each.name: str(each.type) for each in fields(noun)}
     for key, value in place.members():
         kind = kinds.get(key, "")
-        if kind and "None" not in kind and value.value is None:
-            value.refuse("must not be null.", hint="Import the tool's own file again.")
-        elif kind.startswith("bool"):
-            value.flag()
-        elif kind.startswith("int"):
-            value.count()
-        elif kind.startswith("float"):
-            value.amount()
-        elif kind.startswith("str"):
-            _check_text(value)
+        _refuse_null(kind, value)
+        if kind.startswith("Mapping"):
+            _check_mapping(kind, value)
         elif kind.startswith("tuple[str"):
             for note in value.entries():
-                if note.value is None:
-                    note.refuse("must be a text.")
-                _check_text(note)
+                _check_value("str", note)
+        elif kind:
+            _check_value(kind, value)
 
 
-def _check_text(place: Place) -> None:
-    place.text()
-    if isinstance(place.value, str) and printable(place.value) != place.value:
-        place.refuse("holds characters that cannot be shown.")
+def _check_mapping(kind: str, place: Place) -> None:
+    for name, entry in place.members():
+        if printable(name) != name:
+            entry.refuse("has a name that cannot be shown.")
+        _check_value(kind.removeprefix("Mapping[str, ").removesuffix("]"), entry)
+
+
+def _refuse_null(kind: str, place: Place) -> None:
+    if kind and "None" not in kind and place.value is None:
+        place.refuse("must not be null.", hint="Import the tool's own file again.")
+
+
+def _check_value(kind: str, place: Place) -> None:
+    _refuse_null(kind, place)
+    if kind.startswith("bool"):
+        place.flag()
+    elif kind.startswith("int"):
+        place.count()
+    elif kind.startswith("float"):
+        place.amount()
+    elif kind.startswith("str"):
+        place.text()
+        if isinstance(place.value, str) and printable(place.value) != place.value:
+            place.refuse("holds characters that cannot be shown.")

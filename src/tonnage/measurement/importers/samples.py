@@ -6,6 +6,7 @@ What a tool computed itself is carried over, never recomputed by guess.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from tonnage.measurement.importers.reading import Place, finite
 from tonnage.measurement.statistics import mean, spread
@@ -49,7 +50,7 @@ class Samples:
             if value is not None:
                 values.append(value)
 
-    def fields(self) -> dict[str, float | None]:
+    def fields(self) -> dict[str, Any]:
         """The fields of a Point that follow from single requests."""
         return {
             **spread(self.ttft_s).fields("ttft"),

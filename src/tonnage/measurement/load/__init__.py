@@ -27,7 +27,7 @@ Failure = Literal[
     "truncated",  # the connection closed before the answer was complete
     "malformed",  # what came is not the protocol: bad HTTP, bad JSON in a stream
     "rejected",  # a 2xx answer or an event that says itself that it is an error
-    "workflow",  # a workflow in this process raised an exception, or a command did not exit 0
+    "workflow",  # it raised an exception or did not exit 0, or an LLM call inside it failed
     "stopped",  # in flight when the measurement was stopped
 ]
 Phase = Literal["warmup", "measured"]
@@ -192,8 +192,9 @@ class TargetSpec:
     a server of NeMo Agent Toolkit, "json" any other HTTP workflow, asked with `request_template`
     and read at `answer_path`; "function" is an async Python callable, "nemo" a configuration file
     run in this process, "command" a program started anew for each prompt, which it reads from its
-    standard input. With `record_llm`, a proxy in front of that OpenAI-compatible API notes every
-    call that the program makes. `headers` hold secrets: they are sent and nothing else.
+    standard input. Of the other kinds, `command` starts the server that is to be asked. With
+    `record_llm`, a proxy in front of that OpenAI-compatible API notes every call that the program
+    or server makes. `headers` hold secrets: they are sent and nothing else.
     """
 
     kind: Literal["chat", "completions", "nat", "json", "function", "nemo", "command"]

@@ -1,0 +1,194 @@
+"""Shards -> running somewhere: in processes of this machine, or on workers of a Dask cluster.
+
+An executor launches them and brings back what they died of; all else goes over their connection
+to the coordinator, because an executor neither starts several at the same moment nor stops one that
+runs, and Dask runs the task of a worker that died a second time. What is launched travels to its
+worker as the executor sends it: by a pipe here, unencrypted to a cluster unless its address is
+tls://.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.process import BaseProcess
+from types import ModuleType
+from typing import Any, Protocol
+
+from tonnage.errors import MissingExtraError, TonnageError, UsageError
+from tonnage.measurement.load.shard import Invitation, run_process_shard, run_shard
+
+Client = Any  # of Dask, whose types are half there
+
+CONNECT_S = 10.0
+EXIT_S = 5.0  # for a process whose shard has ended
+
+
+class Launcher(Protocol):
+    """Starts shards; each method may block, and is called from a thread of its own."""
+
+    def open(self, shards: int) -> str:
+        """Get ready for so many; the address of this machine that they can connect to."""
+        ...
+
+    def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
+        """Start one shard for each invitation."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing behind, whatever the shards do."""
+        ...
+
+
+class ProcessLauncher:
+    """Shards in processes of this machine.
+
+    Each has a pool of its own, because a pool that loses one process ends all the others.
+    """
+
+    def __init__(self) -> None:
+        self._pools: list[ProcessPoolExecutor] = []
+        self._processes: list[BaseProcess] = []
+
+    def open(self, shards: int) -> str:  # noqa: ARG002 — any number will do
+        """Nothing to prepare."""
+        return "127.0.0.1"
+
+    def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
+        """Start the processes, with the interrupt of Ctrl-C blocked from their first moment on.
+
+        It goes to every process of a terminal; what a shard does about it, the coordinator says.
+        """
+        context = get_context("spawn")
+        resource_tracker.ensure_running()  # started with the first process, it would unblock it
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = []
+            for invitation in invitations:
+                pool = ProcessPoolExecutor(max_workers=1, mp_context=context)
+                self._pools.append(pool)
+                futures.append(pool.submit(run_process_shard, invitation))
+                self._processes += pool._processes.values()  # noqa: SLF001 — public from 3.14 on
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        return futures
+
+    def close(self) -> None:
+        """End the processes; one that does not end by itself is killed."""
+        killing = threading.Timer(EXIT_S, self._kill)
+        killing.start()
+        try:
+            for pool in self._pools:
+                pool.shutdown(wait=True, cancel_futures=True)
+        finally:
+            killing.cancel()
+        self._pools, self._processes = [], []
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+class DaskLauncher:
+    """Shards on a Dask cluster, each on a worker of its own that runs nothing beside it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._client: Client | None = None
+        self._executors: list[Executor] = []
+        self._workers: list[str] = []
+
+    def open(self, shards: int) -> str:
+        """Connect to the scheduler and choose the workers."""
+        distributed = _load_dask()
+        own_address = _own_address(self._address)
+        try:
+            client = distributed.Client(self._address, set_as_default=False, timeout=CONNECT_S)
+        except (OSError, TimeoutError) as error:
+            raise _no_scheduler(self._address) from error
+        self._client = client
+        threads = client.nthreads()
+        single = [worker for worker, count in threads.items() if count == 1]
+        if len(single) < shards:
+            raise TonnageError(
+                f"{shards} shards need as many workers with one thread; the cluster at "
+                f"{self._address} has {len(single)}, and {len(threads) - len(single)} with more.",
+                hint="Start them with dask worker --nthreads 1: threads of one process hold each "
+                "other up.",
+            )
+        busy = client.processing()
+        self._workers = sorted(single, key=lambda worker: len(busy.get(worker, ())))[:shards]
+        self._refuse_other_versions(client)
+        return own_address
+
+    def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
+        """Submit each shard to its worker and no other, once."""
+        assert self._client is not None  # noqa: S101 — opened first
+        futures = []
+        for invitation, worker in zip(invitations, self._workers, strict=True):
+            executor = self._client.get_executor(
+                workers=[worker], allow_other_workers=False, pure=False, retries=0
+            )
+            self._executors.append(executor)
+            futures.append(executor.submit(run_shard, invitation))
+        return futures
+
+    def close(self) -> None:
+        """Forget the tasks and leave the cluster."""
+        for executor in self._executors:
+            executor.shutdown(wait=False)
+        if self._client is not None:
+            self._client.close()
+        self._executors, self._client = [], None
+
+    def _refuse_other_versions(self, client: Client) -> None:
+        here = importlib.metadata.version("tonnage")
+        found = client.run(
+            importlib.metadata.version, "tonnage", workers=self._workers, on_error="return"
+        )
+        for worker, version in found.items():
+            if version != here:
+                what = f"tonnage {version}" if isinstance(version, str) else "no tonnage"
+                raise TonnageError(
+                    f"worker {worker} has {what}; this is {here}.",
+                    hint=f'Install it there: pip install "tonnage[cluster]=={here}".',
+                )
+
+
+def _load_dask() -> ModuleType:
+    try:
+        import distributed  # noqa: PLC0415 — optional
+    except ImportError:
+        raise MissingExtraError(
+            "load from a cluster needs Dask.", hint='pip install "tonnage[cluster]".'
+        ) from None
+    return distributed
+
+
+def _own_address(scheduler: str) -> str:
+    """The address of this machine on the network that the scheduler is on."""
+    match = re.fullmatch(r"(?:tcp|tls)://\[?([^/\[\]]+)\]?:(\d+)", scheduler)
+    if match is None:
+        raise UsageError(
+            f"{scheduler!r} is no address of a Dask scheduler.",
+            hint="For example tcp://10.0.0.5:8786.",
+        )
+    host, port = match.groups()
+    try:
+        with socket.create_connection((host, int(port)), CONNECT_S) as connection:
+            address: str = connection.getsockname()[0]
+    except OSError as error:
+        raise _no_scheduler(scheduler) from error
+    return address
+
+
+def _no_scheduler(address: str) -> TonnageError:
+    return TonnageError(
+        f"no Dask scheduler answers at {address}.", hint="Start one with dask scheduler."
+    )

@@ -1,0 +1,118 @@
+"""A server that is started for the measurement, its LLM behind a recorder -> a Target.
+
+The server is asked like any other. It makes its LLM calls on connections of its own, so a call is
+known to have been made but not for which request: each is kept with the request that ends next.
+Figures over the calls of a level are exact, those of a single request are not to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from tonnage.errors import TonnageError, UsageError
+from tonnage.measurement.load import Outcome, Prompt, Target, TargetSpec, clock
+from tonnage.measurement.recorder import Recorder
+
+START_S = 120.0
+ENDING_S = 10.0
+LOOK_EVERY_S = 0.1
+LAST_BYTES = 4096
+
+
+class AgentTarget:
+    """`target` at `spec.address`, served by `spec.command`, which calls `spec.record_llm`."""
+
+    def __init__(self, spec: TargetSpec, target: Target) -> None:
+        if spec.record_llm is None:
+            raise UsageError(
+                "a command after -- is for --record-llm.",
+                hint="Leave it out when the target is running already.",
+            )
+        if shutil.which(spec.command[0]) is None:
+            raise UsageError(
+                f"{spec.command[0]} is not a program that can be run.",
+                hint="Name one on PATH, or write ./ before one in this directory.",
+            )
+        self._target = target
+        self._argv = spec.command
+        self._address = spec.address
+        self._recorder = Recorder(spec.record_llm)
+        self._process: asyncio.subprocess.Process | None = None
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 — open as long as the server runs
+
+    @property
+    def model(self) -> str | None:
+        """The model that the server's calls asked."""
+        return self._recorder.model
+
+    async def open(self) -> None:
+        """Start the server and wait until it takes connections."""
+        await self._recorder.open()
+        url = self._recorder.url_for()
+        self._process = await asyncio.create_subprocess_exec(
+            *self._argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._said,
+            stderr=self._said,
+            env=os.environ | {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url},
+            start_new_session=True,
+        )
+        await self._listening(self._process)
+        await self._target.open()
+        self._recorder.take()  # calls that opening caused are nobody's
+
+    async def send(self, prompt: Prompt) -> Outcome:
+        """Ask the server, and take along the calls that have ended since."""
+        outcome = await self._target.send(prompt)
+        outcome.llm_calls = self._recorder.take()
+        return outcome
+
+    async def close(self) -> None:
+        """Stop the server, then the recorder."""
+        await self._target.close()
+        process = self._process
+        if process is not None and process.returncode is None:
+            for ending in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, ending)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(ENDING_S):
+                        await process.wait()
+                        break
+        await self._recorder.close()
+        self._said.close()
+
+    async def _listening(self, process: asyncio.subprocess.Process) -> None:
+        """Return when the address takes a connection. Raises TonnageError when it never will."""
+        url = urlsplit(self._address)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        until_s = clock() + START_S
+        while clock() < until_s:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(url.hostname, port)
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
+                return
+            if process.returncode is not None:
+                raise TonnageError(
+                    f"{self._argv[0]} ended with exit status {process.returncode} before it"
+                    f" listened at {self._address}{self._last_words()}."
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
+        raise TonnageError(
+            f"{self._argv[0]} does not listen at {self._address} after {START_S:g} s"
+            f"{self._last_words()}."
+        )
+
+    def _last_words(self) -> str:
+        size = self._said.seek(0, os.SEEK_END)
+        self._said.seek(max(size - LAST_BYTES, 0))
+        lines = self._said.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1].strip()}" if lines else ""
