@@ -8,6 +8,10 @@
               └─ search, scenarios, rejections, alerts                    -> Plan
                   └─ report    text, JSON, Markdown
 
+    a study and load tests
+      └─ measurement  levels -> the curve of one copy                     -> LatencyCurve
+          └─ fleet    the best level, and how many copies                 -> MeasuredPlan
+
 Follow the imports down: each names the stage that does the work.
 """
 
@@ -30,9 +34,12 @@ from tonnage.fleet import (
     StatedInput,
 )
 from tonnage.fleet.capacity import capacity_of
+from tonnage.fleet.measured import MeasuredPlan, plan_measured
 from tonnage.fleet.plan import plan_fleet, recommended_gpus
 from tonnage.hardware import ServerSpec
+from tonnage.measurement import Run
 from tonnage.study.loader import Study, load_study, study_from_mapping
+from tonnage.study.measured import ask_of_copies
 from tonnage.units import format_fraction, format_number, format_time
 
 HALF, HALF_MORE = 0.5, 1.5  # what every assumed figure is tried at
@@ -61,6 +68,24 @@ def size(
     catalog = catalog or open_catalog(asked)
     plan = plan_fleet(asked.question(catalog))
     return replace(plan, sensitivities=sensitivities_of(asked, plan, catalog))
+
+
+def size_measured(
+    asked: Study, runs: Mapping[str, Run], catalog: Catalog | None = None
+) -> MeasuredPlan:
+    """The smallest or cheapest fleet of copies of what was measured, with reasons.
+
+    `runs` maps where each was read to the run, whose `gpus` are one copy. Lengths that the study
+    does not state are those of the first run. Raises TonnageError for a mistake in it.
+    """
+    question, copies = ask_of_copies(asked, runs, catalog or open_catalog(asked))
+    daily = asked.document.workload.daily_users
+    return plan_measured(
+        question,
+        copies,
+        requests_per_user_per_day=daily.requests_per_user if daily else None,
+        active_s_per_day=asked.document.workload.active_hours,
+    )
 
 
 def capacity(asked: Study, fleet: StatedFleet, catalog: Catalog | None = None) -> Capacity:

@@ -69,3 +69,16 @@ def add_job(tmp_path):
 def documented(add_job, tmp_path):
     add_job(body_of(DOCUMENTED))
     return tmp_path
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    dataset = tmp_path / "questions.json"
+    # as documented, with commas before closing brackets
+    dataset.write_text('[{"id": 1, "question": "one",}, {"id": 2, "question": "two"},\n]')
+    file = tmp_path / "config.yml"
+    file.write_text(
+        "eval:\n  general:\n    output_dir: eval_out\n"
+        f"    dataset:\n      _type: json\n      file_path: {dataset}\n"
+    )
+    return file

@@ -119,17 +119,11 @@ def test_offline_needs_a_directory_and_does_not_append(documented):
         assert "--offline_mode" in result.stderr
 
 
-def test_measuring_is_refused_with_a_way_out(tmp_path):
-    config = tmp_path / "config.yml"
-    config.write_text("eval: {}\n")
-    result = run("--config_file", config, "--calc_output_dir", tmp_path, "--concurrencies", "1,2")
+def test_measuring_needs_a_config(tmp_path):
+    result = run("--concurrencies", "1,2", "--calc_output_dir", tmp_path)
     assert result.returncode == 2
-    assert "measuring is not there yet" in result.stderr
-    assert "--offline_mode" in result.stderr
-    assert [each.name for each in tmp_path.iterdir()] == ["config.yml"]
-    without_config = run("--concurrencies", "1,2")
-    assert without_config.returncode == 2
-    assert "--config_file is required" in without_config.stderr
+    assert "--config_file is required" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sizing_imports_neither_matplotlib_nor_the_planner(documented):
@@ -137,7 +131,9 @@ def test_sizing_imports_neither_matplotlib_nor_the_planner(documented):
         "import sys; sys.argv = ['tonnage', *sys.argv[1:]]\n"
         "from tonnage.cli import app\n"
         "app(standalone_mode=False)\n"
-        "print(sorted({'matplotlib', 'pandas', 'tonnage.fleet.search'} & set(sys.modules)))"
+        "unwanted = {'matplotlib', 'pandas', 'tonnage.fleet.search', 'tonnage.study'}\n"
+        "unwanted |= {'tonnage.sizing_calc.online', 'tonnage.sizing_calc.progress'}\n"
+        "print(sorted(unwanted & set(sys.modules)))"
     )
     told = [str(part) for pair in FLAGS.items() for part in pair]
     told += ["--offline_mode", "--no_plots", "--calc_output_dir", str(documented)]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from tests.sizing_calc.conftest import DOCUMENTED, SAMPLES, body_of, line
-from tonnage.errors import InputError, UsageError
+from tonnage.errors import InputError
 from tonnage.sizing_calc import (
     CalcRunner,
     CalcRunnerConfig,
@@ -374,13 +374,6 @@ def test_a_setting_that_cannot_be_used_is_a_value_error_naming_it(tmp_path, chan
 def test_a_misspelt_setting_is_an_error(tmp_path):
     with pytest.raises(ValidationError, match="target_runtime"):
         configured(tmp_path, target_runtime=10)
-
-
-def test_measuring_is_refused_not_pretended(tmp_path):
-    config = CalcRunnerConfig(config_file=tmp_path / "config.yml", output_dir=tmp_path)
-    with pytest.raises(UsageError, match=r"not there yet.*--offline_mode"):
-        asyncio.run(CalcRunner(config).run())
-    assert not list(tmp_path.iterdir())
 
 
 # ── any measurements ────────────────────────────────────────────────────────────────────────────

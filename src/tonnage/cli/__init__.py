@@ -12,7 +12,17 @@ from typing import Annotated
 
 import typer
 
-from tonnage.cli import capacity, catalog, fit, importing, init, parameter, size, sizing
+from tonnage.cli import (
+    capacity,
+    catalog,
+    fit,
+    importing,
+    init,
+    measure,
+    parameter,
+    size,
+    sizing,
+)
 from tonnage.cli.door import Door, GroupedOptions
 
 app = typer.Typer(
@@ -27,6 +37,7 @@ app = typer.Typer(
 )
 app.command(cls=GroupedOptions)(size.size)
 app.command(cls=GroupedOptions)(capacity.capacity)
+app.command(cls=measure.CommandAfterDashes)(measure.measure)
 app.command(cls=GroupedOptions)(fit.fit)
 app.command(cls=GroupedOptions)(init.init)
 app.command("import", cls=GroupedOptions)(importing.import_results)

@@ -6,13 +6,13 @@ Values arrive as text, as for a study; here they get their units and their mista
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tonnage.cli.flags import Flag, Told, percentile_flags
+from tonnage.cli.secret_headers import secret_headers
 from tonnage.cli.series import parse_series
 from tonnage.errors import UnitError, UsageError
 from tonnage.measurement.load import Level, PromptSpec, TargetSpec
@@ -241,6 +241,26 @@ def target_of_words(
         )
     if api is not None and kind != api:
         raise UsageError("--api is for a URL.")
+    _refuse_misplaced(asked, kind)
+    _refuse_command(asked, kind, command)
+    return TargetSpec(
+        kind=kind,
+        address=address,
+        command=command,
+        record_llm=asked.text("--record-llm"),
+        model=asked.text("--model"),
+        headers=secret_headers(asked.text("--api-key"), asked.texts("--header")),
+        stream=stream,
+        timeout_s=asked.time_s("--timeout") or TIMEOUT_S,
+        stall_timeout_s=asked.time_s("--stall-timeout") or STALL_TIMEOUT_S,
+        body=_body(asked.text("--body")),
+        request_template=asked.text("--request-template"),
+        answer_path=asked.text("--answer-path"),
+        tokenizer=asked.text("--tokenizer"),
+    )
+
+
+def _refuse_misplaced(asked: Asked, kind: str) -> None:
     for flag, kinds in (
         ("--request-template", {"json"}),
         ("--answer-path", {"json"}),
@@ -252,48 +272,19 @@ def target_of_words(
     ):
         if flag in asked and kind not in kinds:
             raise UsageError(f"{flag} is not for this target.", hint=f"It is {_KINDS[kind]}.")
-    return TargetSpec(
-        kind=kind,
-        address=address,
-        command=command if kind == "command" else (),
-        record_llm=asked.text("--record-llm"),
-        model=asked.text("--model"),
-        headers=_headers(asked),
-        stream=stream,
-        timeout_s=asked.time_s("--timeout") or TIMEOUT_S,
-        stall_timeout_s=asked.time_s("--stall-timeout") or STALL_TIMEOUT_S,
-        body=_body(asked.text("--body")),
-        request_template=asked.text("--request-template"),
-        answer_path=asked.text("--answer-path"),
-        tokenizer=asked.text("--tokenizer"),
-    )
 
 
-def _headers(asked: Asked) -> dict[str, str]:
-    """Headers with their secrets, out of the environment."""
-    headers = {}
-    key = asked.text("--api-key")
-    if key is not None:
-        headers["Authorization"] = f"Bearer {_from_environment('--api-key', key)}"
-    for text in asked.texts("--header"):
-        name, equals, variable = text.partition("=")
-        if not (name.strip() and equals and variable.strip()):
-            raise UsageError(
-                "--header names a header and an environment variable,",
-                hint="for example --header X-Api-Key=MY_KEY.",
-            )
-        headers[name.strip()] = _from_environment("--header", variable.strip())
-    return headers
-
-
-def _from_environment(flag: str, variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
+def _refuse_command(asked: Asked, kind: str, command: tuple[str, ...]) -> None:
+    """A command is a target of its own, or serves one at a URL."""
+    if command and kind in {"function", "nemo"}:
+        raise UsageError("a command after -- is a target of its own, or serves a URL.")
+    if "--record-llm" in asked and not command:
         raise UsageError(
-            f"{flag}: there is no environment variable of that name.",  # it may be the key itself
-            hint="Name the variable, do not give the secret: export MY_KEY=…, then MY_KEY.",
+            "--record-llm is for a command that makes LLM calls:",
+            hint="give it last, as in --record-llm http://llm:8000/v1 -- ./my_agent.sh.",
         )
-    return value
+    if command and kind != "command" and ("--workers" in asked or "--cluster" in asked):
+        raise UsageError("a server that is started for the measurement is loaded by one process.")
 
 
 def _body(text: str | None) -> Mapping[str, Any]:
@@ -396,6 +387,13 @@ def levels_of(asked: Asked) -> tuple[Level, ...]:
         )
         for each in series
     )
+
+
+def level_at_one(what: str, asked: Asked) -> Level:
+    """Where a search begins when nobody says where."""
+    if what == "rate":
+        return _level(asked, name="r1", rate_per_s=1.0)
+    return _level(asked, name="c1", concurrency=1)
 
 
 def _level(asked: Asked, **load: Any) -> Level:  # noqa: ANN401 — fields of Level

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +25,11 @@ from tonnage.errors import EXIT_INFEASIBLE, UsageError
 from tonnage.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
+    from tonnage.fleet import Infeasible
+    from tonnage.report import Report
     from tonnage.study.loader import Study
+
+MEASURED = "Sizing from what was measured"
 
 StudyArgument = Annotated[
     Path | None,
@@ -44,6 +49,37 @@ ExplainOption = Annotated[
         show_default=False,
     ),
 ]
+MeasuredOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--measured",
+        metavar="RUN",
+        help="Size from this load test, a run or what tonnage import reads; repeat to compare.",
+        rich_help_panel=MEASURED,
+        show_default=False,
+    ),
+]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        min=1,
+        help="GPUs that were measured, of the run that does not say.",
+        rich_help_panel=MEASURED,
+        show_default=False,
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Draw throughput against latency into FILE (.png, .svg or .pdf).",
+        rich_help_panel=MEASURED,
+        show_default=False,
+    ),
+]
 
 
 @takes_study_flags
@@ -51,6 +87,9 @@ def size(
     study: StudyArgument = None,
     *,
     told: Told,
+    measured: MeasuredOption = None,
+    gpus: GpusOption = None,
+    plot: PlotOption = None,
     explain: ExplainOption = None,
     chosen_format: FormatOption = None,
     output: OutputOption = None,
@@ -59,15 +98,30 @@ def size(
     """How many GPUs, of which kind, in what arrangement.
 
     Tell it by a study, by flags, or by both. It answers with the recommended fleet, what the
-    answer rests on, and why the other options lost. Exit codes: 0 answered, 2 wrong use,
-    3 bad input, 4 nothing keeps the promises (the report says what would).
+    answer rests on, and why the other options lost; with --measured from load tests instead of a
+    model. Exit codes: 0 answered, 2 wrong use, 3 bad input, 4 nothing keeps the promises (the
+    report says what would).
     """
     if study is None and not told:
         raise UsageError(
             "there is nothing to size: give a study or flags.",
             hint="For example tonnage size study.yaml, or see tonnage size --help.",
         )
+    if not measured and (gpus is not None or plot is not None):
+        raise UsageError(
+            "--gpus and --plot are about a load test:", hint="give it with --measured."
+        )
+    if measured and explain is not None:
+        raise UsageError(
+            "--explain is about the figures of a model, and --measured needs none:",
+            hint="-o plan.md says how each figure came about.",
+        )
     refuse_unwritable(output)
+    if measured:
+        report, infeasible = _sized_from(study, told, measured, gpus=gpus, plot=plot, quiet=quiet)
+        deliver(report, chosen=chosen_format, output=output, quiet=quiet)
+        _end(infeasible)
+        return
 
     asked = ask(study, overrides(told))
     from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
@@ -88,9 +142,60 @@ def size(
 
         report = report_plan(plan, command=typed_command("size", study, told))
         deliver(report, chosen=chosen_format, output=output, quiet=quiet)
-    if plan.infeasible is not None:
-        typer.echo(f"error: {plan.infeasible.reason} (exit {EXIT_INFEASIBLE})", err=True)
+    _end(plan.infeasible)
+
+
+def _end(infeasible: Infeasible | None) -> None:
+    """End with the exit code for an answer that is none."""
+    if infeasible is not None:
+        typer.echo(f"error: {infeasible.reason} (exit {EXIT_INFEASIBLE})", err=True)
         raise typer.Exit(EXIT_INFEASIBLE)
+
+
+def _sized_from(
+    study: Path | None,
+    told: Told,
+    measured: Sequence[Path],
+    *,
+    gpus: int | None,
+    plot: Path | None,
+    quiet: bool,
+) -> tuple[Report, Infeasible | None]:
+    """The report of sizing from load tests; its plot is drawn."""
+    from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
+    from tonnage.measurement.importers import import_run  # noqa: PLC0415 — as above
+    from tonnage.report.measured import report_measured  # noqa: PLC0415 — as above
+
+    if plot is not None:
+        from tonnage.report.chart import refuse_undrawable  # noqa: PLC0415 — as above
+
+        refuse_undrawable(plot)
+        refuse_unwritable(plot)
+    with working("sizing", quiet=quiet):
+        runs = {str(path): import_run([path]) for path in measured}
+        silent = [file for file, run in runs.items() if run.gpus is None]
+        if gpus is not None:
+            if len(silent) != 1:
+                raise UsageError(
+                    f"--gpus is of the one run that does not say, and {len(silent)} do not:",
+                    hint="tonnage import … --gpus N -o RUN tells it of each.",
+                )
+            runs[silent[0]] = replace(runs[silent[0]], gpus=gpus)
+        values = overrides(told)
+        if study is None:  # what was measured is what is served
+            first = next(iter(runs.values()))
+            values.setdefault("model", first.model or first.name)
+        found = pipeline.size_measured(ask(study, values), runs)
+    if plot is not None:
+        from tonnage.report.measured_plot import write_plot  # noqa: PLC0415 — matplotlib
+
+        write_plot(found, plot)
+        if not quiet:
+            typer.echo(f"wrote {plot}", err=True)
+    extra = [word for path in measured for word in ("--measured", str(path))]
+    extra += ["--gpus", str(gpus)] if gpus is not None else []
+    command = f"{typed_command('size', study, told)} {shlex.join(extra)}"
+    return report_measured(found, command=command, drawn=plot), found.plan.infeasible
 
 
 def ask(path: Path | None, values: Mapping[str, object]) -> Study:

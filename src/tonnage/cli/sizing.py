@@ -1,27 +1,33 @@
-"""`tonnage sizing calc`: measured levels of a workflow -> GPUs, as `nat sizing calc` does it."""
+"""`tonnage sizing calc`: a workflow, measured level by level -> GPUs, like `nat sizing calc`."""
 
 from __future__ import annotations
 
+import signal
+import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tonnage.cli.door import GroupedOptions
-from tonnage.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, UsageError
+from tonnage.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
-    from tonnage.sizing_calc.models import CalcRunnerOutput, ConfigError
+    from tonnage.sizing_calc import CalcRunner
+    from tonnage.sizing_calc.models import CalcRunnerConfig, CalcRunnerOutput, ConfigError
+    from tonnage.sizing_calc.online import SweepWatch
 
 app = typer.Typer(
-    help="Size from a measured workflow. Takes over from nat sizing calc and aiq sizing calc.",
+    help="Measure a workflow and size for it. Takes over from nat and aiq sizing calc.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 TARGETS = "What is wanted"
-TEST = "What was measured, and where it is"
-MEASURE = "Measuring (not there yet)"
+TEST = "What is measured, and where it is kept"
+MEASURE = "Measuring"
+SERVER = "Measuring a server"
 
 FLAGS = {
     "config_file": "--config_file",
@@ -36,12 +42,15 @@ FLAGS = {
     "test_gpu_count": "--test_gpu_count",
     "output_dir": "--calc_output_dir",
     "append_job": "--append_calc_outputs",
+    "min_samples": "--min_samples",
+    "request_template": "--request_template",
+    "answer_path": "--answer_path",
 }
 
 
 @app.callback()
 def sizing() -> None:
-    """Size from a measured workflow. Takes over from nat sizing calc and aiq sizing calc."""
+    """Measure a workflow and size for it. Takes over from nat and aiq sizing calc."""
 
 
 @app.command(
@@ -89,7 +98,7 @@ def calc(
         typer.Option(
             "--test_gpu_count",
             metavar="COUNT",
-            help="GPUs that served the workflow while it was measured.",
+            help="GPUs that serve the workflow while it is measured.",
             rich_help_panel=TEST,
         ),
     ] = 0,
@@ -98,7 +107,8 @@ def calc(
         typer.Option(
             "--calc_output_dir",
             metavar="DIR",
-            help="Measurements are read from online/job_* below it, answers written to offline/.",
+            help="Measurements are in online/job_* below it, answers from them in offline/."
+            " Without it, measuring makes sizing_calc_output here.",
             rich_help_panel=TEST,
             show_default=False,
         ),
@@ -107,7 +117,8 @@ def calc(
         bool,
         typer.Option(
             "--force",
-            help="Fit jobs that say they ran on different GPUs, models or configs as one.",
+            help="Take jobs as one that say they ran on different GPUs, models, configs, datasets"
+            " or targets.",
             rich_help_panel=TEST,
         ),
     ] = False,
@@ -120,7 +131,7 @@ def calc(
             "--config_file",
             "--config",
             metavar="FILE",
-            help="The workflow to measure.",
+            help="The workflow to measure, and in eval.general the dataset to ask.",
             rich_help_panel=MEASURE,
             show_default=False,
         ),
@@ -139,10 +150,35 @@ def calc(
         typer.Option(
             "--num_passes",
             metavar="COUNT",
-            help="Passes at each level; 0: as the dataset gives.",
+            help="Items for each client at each level; 0: as the dataset gives.",
             rich_help_panel=MEASURE,
         ),
     ] = 0,
+    min_samples: Annotated[
+        int,
+        typer.Option(
+            "--min_samples",
+            metavar="COUNT",
+            help="Items at each level at least, unless --num_passes says how many.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 20,
+    no_warmup: Annotated[
+        bool,
+        typer.Option(
+            "--no_warmup",
+            help="Leave out the request that each client sends before its level is measured.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh",
+            help="Start anew where the same command was cut short, instead of going on.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False,
     append_calc_outputs: Annotated[
         bool,
         typer.Option(
@@ -156,8 +192,8 @@ def calc(
         typer.Option(
             "--endpoint",
             metavar="URL",
-            help="A running workflow to measure.",
-            rich_help_panel=MEASURE,
+            help="A workflow that nat start fastapi runs. Of --config_file only eval is read.",
+            rich_help_panel=SERVER,
             show_default=False,
         ),
     ] = None,
@@ -166,16 +202,39 @@ def calc(
         typer.Option(
             "--endpoint_timeout",
             metavar="SECONDS",
-            help="The longest answer of --endpoint to wait for.",
-            rich_help_panel=MEASURE,
+            help="The longest answer to wait for.",
+            rich_help_panel=SERVER,
         ),
     ] = 300,
+    request_template: Annotated[
+        str | None,
+        typer.Option(
+            "--request_template",
+            metavar="JSON",
+            help="For any other server: the body to post to --endpoint, with $prompt for the"
+            """ question and $field.NAME for more of its row, as in '{"ask": "$prompt"}'.""",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
+    answer_path: Annotated[
+        str | None,
+        typer.Option(
+            "--answer_path",
+            metavar="PATH",
+            help="For any other server: where its answer stands, for example choices.0.text.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """GPUs for so many users, by a line through p95 times at several concurrencies.
 
-    For example tonnage sizing calc --offline_mode --calc_output_dir DIR --test_gpu_count 8
-    --target_workflow_runtime 10 --target_users 100. Flags may be written with - or _. Exit 4: a
-    target is not reachable at any GPU count; 3: the measurements carry no estimate.
+    For example tonnage sizing calc --config_file config.yml --concurrencies 1,2,4,8,16
+    --test_gpu_count 8 --target_workflow_runtime 10 --target_users 100. Other targets need no new
+    measurement: add --offline_mode. Cut short, the same command goes on where it was. Flags may be
+    written with - or _. Exit 4: a target is not reachable at any GPU count; 3: the measurements
+    carry no estimate.
     """
     levels = _parse_concurrencies(concurrencies)
     if config_file is not None and not config_file.is_file():
@@ -183,8 +242,7 @@ def calc(
 
     import asyncio  # noqa: PLC0415 — cold start
 
-    from tonnage.sizing_calc import CalcRunner, CalcRunnerConfig, ConfigError  # noqa: PLC0415
-    from tonnage.sizing_calc.table import render_summary  # noqa: PLC0415 — as above
+    from tonnage.sizing_calc import CalcRunnerConfig  # noqa: PLC0415 — as above
 
     config = CalcRunnerConfig(
         config_file=config_file,
@@ -201,20 +259,70 @@ def calc(
         append_job=append_calc_outputs,
         plot_data=not no_plots,
         force=force,
+        fresh=fresh,
+        min_samples=min_samples,
+        warm_up=not no_warmup,
+        request_template=request_template,
+        answer_path=answer_path,
     )
+    if offline_mode:
+        runner = _runner(config)
+        _tell(runner, asyncio.run(runner.run()))
+        return
+
+    from tonnage.measurement.loop import run as run_on_best_loop  # noqa: PLC0415 — as above
+    from tonnage.sizing_calc.progress import ShownProgress  # noqa: PLC0415 — as above
+
+    with ShownProgress(sys.stderr) as progress:
+        runner = _runner(config, progress)
+        output = run_on_best_loop(_measure(runner))
+    _tell(runner, output, progress.told)
+
+
+def _runner(config: CalcRunnerConfig, watch: SweepWatch | None = None) -> CalcRunner:
+    from tonnage.sizing_calc import CalcRunner, ConfigError  # noqa: PLC0415 — cold start
+
     try:
-        runner = CalcRunner(config)
+        return CalcRunner(config, watch)
     except ConfigError as error:
         raise UsageError(_in_flags(error)) from None
-    output = asyncio.run(runner.run())
 
-    typer.echo(render_summary(output), nl=False)
+
+async def _measure(runner: CalcRunner) -> CalcRunnerOutput:
+    """Run; the first Ctrl-C ends the measurement and keeps it, a second one ends the program."""
+    import asyncio  # noqa: PLC0415 — cold start
+
+    loop = asyncio.get_running_loop()
+
+    def interrupt() -> None:
+        loop.remove_signal_handler(signal.SIGINT)
+        runner.stop()
+
+    loop.add_signal_handler(signal.SIGINT, interrupt)
+    return await runner.run()
+
+
+def _tell(runner: CalcRunner, output: CalcRunnerOutput, told: Collection[str] = ()) -> None:
+    """Print the answer, and leave with the code that it deserves."""
+    from tonnage.sizing_calc.table import render_summary  # noqa: PLC0415 — cold start
+
+    if output.calc_data:
+        typer.echo(render_summary(output), nl=False)
     for warning in output.tonnage.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        if warning not in told:
+            typer.echo(f"warning: {warning}", err=True)
     for note in runner.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {runner.folder}", err=True)
+    if runner.halted is not None:
+        code = EXIT_INTERRUPTED if runner.interrupted else EXIT_BAD_INPUT
+        hint = "The same command goes on from there."
+        typer.echo(f"error: {runner.halted}. {hint} (exit {code})", err=True)
+        raise typer.Exit(code)
     _exit_without_answer(output)
+    if not output.calc_data.keys() - output.tonnage.unusable_levels.keys():
+        typer.echo(f"error: no level can be used. (exit {EXIT_BAD_INPUT})", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 def _parse_concurrencies(text: str) -> list[int]:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from tonnage.deployment import Deployment
     from tonnage.fleet import Candidate, Objective
+
+
+class Sized(Protocol):
+    """All a purchase asks of a replica, modelled or measured: how many GPUs it takes."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of one replica."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
     """Replicas of one deployment: for the load as stated, and with headroom on it."""
 
-    deployment: Deployment
+    deployment: Sized
     for_load: int
     with_headroom: int
 
@@ -39,19 +47,19 @@ class Purchase:
         return math.inf if known is None else known
 
 
-def replicas_per_server(candidate: Candidate, deployment: Deployment) -> int:
+def replicas_per_server(candidate: Candidate, deployment: Sized) -> int:
     """Replicas one server holds; 0 when a replica spans several."""
     return candidate.server.gpus // deployment.gpus if candidate.server else 0
 
 
-def servers_per_replica(candidate: Candidate, deployment: Deployment) -> int:
+def servers_per_replica(candidate: Candidate, deployment: Sized) -> int:
     """Servers one replica spans, at least 1."""
     if candidate.server is None:
         return 1
     return max(math.ceil(deployment.gpus / candidate.server.gpus), 1)
 
 
-def most_within(candidate: Candidate, deployment: Deployment, gpus: int, spare_units: int) -> int:
+def most_within(candidate: Candidate, deployment: Sized, gpus: int, spare_units: int) -> int:
     """The most replicas, spares aside, that a purchase of `gpus` GPUs holds."""
     server = candidate.server
     if not candidate.whole_servers or server is None:

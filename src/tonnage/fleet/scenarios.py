@@ -123,7 +123,7 @@ def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -
         servers_for_load=bought.servers_for_load,
         servers_with_headroom=bought.servers_with_headroom,
         usd_per_hour=bought.usd_per_hour,
-        usd_per_million_output_tokens=_usd_per_million(question, bought),
+        usd_per_million_output_tokens=usd_per_million(question, bought),
         power_watts=bought.power_watts,
         rack_units=bought.rack_units,
         latency=latency,
@@ -253,7 +253,7 @@ def _normalised(question: Question, option: Option) -> tuple[float | None, float
     return per_gpu * (gpus // size * size or gpus), per_gpu
 
 
-def _usd_per_million(question: Question, bought: Purchase) -> float | None:
+def usd_per_million(question: Question, bought: Purchase) -> float | None:
     """Dollars per million output tokens at the mean load: hourly cost / tokens in an hour."""
     workload = question.workload
     if bought.usd_per_hour is None or workload.load is None:

@@ -1,8 +1,7 @@
 """StepTable x load -> latency percentiles of one replica.
 
-The vocabulary: `LatencyCurve` is the seam between queueing and fleet. The closed form implements
-it first; a simulator and a measured run follow behind the same Protocol, so that sizing from the
-model, by simulation and from measurements is one search.
+The vocabulary: `LatencyCurve` is the seam between queueing and fleet. The closed form and a
+measured run (`measurement.curve`) stand behind it; a simulator follows.
 """
 
 from __future__ import annotations

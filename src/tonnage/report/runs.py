@@ -3,34 +3,99 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from tonnage import units
 from tonnage.measurement import Point, Run
+from tonnage.measurement.load.search import Found
 from tonnage.measurement.run import FORMAT
 from tonnage.report import Block, Cell, Column, Commands, Headline, Prose, Report, Section, Table
-from tonnage.report.figures import UNKNOWN, plural
+from tonnage.report.figures import UNKNOWN
 
 RUN_PLACEHOLDER = "RUN"
 
 
-def report_run(run: Run, *, folder: str | None = None) -> Report:
-    """The points of `run`; `folder` is where it was written, None when it was not."""
-    blocks: list[Block] = [_points(run)]
+def report_run(
+    run: Run,
+    *,
+    folder: str | None = None,
+    found: Found | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> Report:
+    """The points of `run`; `folder` is where it was written, None when it was not.
+
+    `limits` are promises, as "ttft_p95_s" and seconds: the levels that keep them are marked.
+    `found` is what a search for the highest such load came to.
+    """
+    limits = limits or {}
+    blocks: list[Block] = [_points(run, limits)]
     blocks += [Prose(note) for note in _notes(run)]
     sections = [
         Section(id="points", title="Levels", blocks=tuple(blocks)),
-        Section(id="next", title="Next", blocks=(_next(folder),)),
+        Section(id="next", title="Next", blocks=(_next(run, folder),)),
     ]
     version = f" {run.tool_version}" if run.tool_version else ""
     on = f"{run.gpus or ''} {run.gpu or 'GPUs'}".strip() if run.gpus or run.gpu else None
+    tool = f"{run.tool}{version}"
     return Report(
-        title=f"{run.name}: {run.tool}{version}",
+        title=f"{run.name}: {tool}",
         subtitle=tuple(each for each in (run.model, on, run.target, run.created) if each),
-        headline=Headline(label="Run", answer=plural(len(run.points), "level"), facts=_totals(run)),
+        headline=_headline(run, found, limits),
         sections=tuple(sections),
-        data=run_data(run),
+        data=run_data(run) | ({} if found is None else {"search": asdict(found)}),
     )
+
+
+def _headline(run: Run, found: Found | None, limits: Mapping[str, float]) -> Headline:
+    promises = " and ".join(map(_promise, limits.items()))
+    if found is None:
+        keeping = [point for point in run.points if limits and keeps(point, limits)]
+        if not keeping:
+            none = (f"none keeps {promises}",) if limits else ()
+            return Headline(
+                label="Run",
+                answer=units.format_amount(len(run.points), "levels"),
+                facts=(*_totals(run), *none),
+            )
+        best = max(keeping, key=lambda point: point.requests_per_s or 0.0)
+        return Headline(
+            label="Keeps",
+            answer=f"{_level(best)} within {promises}",
+            facts=(_speed(best), *_totals(run)),
+        )
+    if found.kept is None:
+        return Headline(label="Found", answer=f"no load keeps {promises}", tone="bad")
+    closed = any(point.concurrency is not None for point in run.points)
+    unit = "clients" if closed else "requests/s"
+    facts = [f"highest load that keeps {promises}"]
+    if found.broken is not None:
+        reason = next((each.reason for each in found.probes if each.load == found.broken), "")
+        facts.append(f"at {units.format_amount(found.broken, unit)}: {reason}")
+    return Headline(
+        label="Found",
+        answer=units.format_amount(found.kept, unit),
+        facts=tuple(facts),
+        notes=found.notes + (() if found.finished else ("the search was not finished",)),
+    )
+
+
+def keeps(point: Point, limits: Mapping[str, float]) -> bool:
+    """Whether every promise was kept at the level; what was not measured was not kept."""
+    values = {metric: getattr(point, metric) for metric in limits}
+    return not point.interrupted and all(
+        value is not None and value <= limits[metric] for metric, value in values.items()
+    )
+
+
+def _promise(limit: tuple[str, float]) -> str:
+    """As "TTFT p95 ≤ 500 ms"."""
+    what, _, statistic = limit[0].removesuffix("_s").partition("_")
+    return f"{what.upper()} {statistic} ≤ {units.format_time(limit[1])}"
+
+
+def _speed(point: Point) -> str:
+    return "" if point.requests_per_s is None else _rate(point.requests_per_s, "requests/s").text
 
 
 def run_data(run: Run) -> dict[str, object]:
@@ -47,38 +112,55 @@ def _totals(run: Run) -> tuple[str, ...]:
     return tuple(facts)
 
 
-def _points(run: Run) -> Table:
+def _points(run: Run, limits: Mapping[str, float]) -> Table:
     """One row for each level; workflows have two columns of their own."""
     open_loop = any(point.request_rate_target_per_s is not None for point in run.points)
     workflows = any(
         point.workflow_runtime_p95_s is not None or point.llm_latency_p95_s is not None
         for point in run.points
     )
-    titles = ["concurrency"]
-    titles += ["rate"] if open_loop else []
-    titles += ["requests", "failed"]
+    titles = ["rate"] if open_loop else ["concurrency"]
+    titles += ["requests", "failed", "answered"]
     titles += ["LLM p95", "runtime p95"] if workflows else []
     titles += [] if workflows else ["TTFT p50", "TTFT p95", "TPOT mean", "E2E p95", "output"]
+    titles += ["kept"] if limits else []
+    columns = [Column(title, "right") for title in titles]
+    rows = [_row(point, limits, open_loop=open_loop, workflows=workflows) for point in run.points]
+    known = [index for index in range(len(columns)) if _is_known(rows, index)]
     return Table(
-        columns=tuple(Column(title, "right") for title in titles),
-        rows=tuple(_row(point, open_loop=open_loop, workflows=workflows) for point in run.points),
+        columns=tuple(columns[index] for index in known),
+        rows=tuple(tuple(row[index] for index in known) for row in rows),
         turns=True,
     )
 
 
-def _row(point: Point, *, open_loop: bool, workflows: bool) -> tuple[Cell, ...]:
-    cells = [Cell(units.format_number(point.concurrency), "", point.concurrency)]
+def _is_known(rows: list[tuple[Cell, ...]], index: int) -> bool:
+    """Whether a column says anything; the first three always do."""
+    return index < 3 or any(row[index].text != UNKNOWN for row in rows)  # noqa: PLR2004
+
+
+def _row(
+    point: Point, limits: Mapping[str, float], *, open_loop: bool, workflows: bool
+) -> tuple[Cell, ...]:
     if open_loop:
-        cells.append(_rate(point.request_rate_target_per_s, "requests/s"))
+        cells = [_rate(point.request_rate_target_per_s, "requests/s")]
+    else:
+        cells = [Cell(units.format_number(point.concurrency), "", point.concurrency)]
     failed = units.format_number(point.failed)
     if point.interrupted and not point.failed:
-        failed = "interrupted"
+        failed = "stopped" if point.stopped else "interrupted"
     cells.append(Cell(units.format_number(point.requests), "", point.requests))
     cells.append(Cell(failed, "bad" if point.interrupted else "", point.failed))
+    cells.append(_rate(point.requests_per_s, "requests/s"))
     if workflows:
-        return (*cells, *map(_time, (point.llm_latency_p95_s, point.workflow_runtime_p95_s)))
-    times = (point.ttft_p50_s, point.ttft_p95_s, point.tpot_mean_s, point.e2e_p95_s)
-    return (*cells, *map(_time, times), _rate(point.output_tokens_per_s, "tokens/s"))
+        cells += map(_time, (point.llm_latency_p95_s, point.workflow_runtime_p95_s))
+    else:
+        times = (point.ttft_p50_s, point.ttft_p95_s, point.tpot_mean_s, point.e2e_p95_s)
+        cells += [*map(_time, times), _rate(point.output_tokens_per_s, "tokens/s")]
+    if limits:
+        kept = keeps(point, limits)
+        cells.append(Cell("yes" if kept else "no", "good" if kept else "bad"))
+    return tuple(cells)
 
 
 def _time(value: float | None) -> Cell:
@@ -105,19 +187,22 @@ def _notes(run: Run) -> list[str]:
 
 
 def _levels(points: list[Point]) -> str:
-    def level(point: Point) -> str:
-        if point.concurrency is not None:
-            return f"concurrency {point.concurrency}"
-        if point.request_rate_target_per_s is not None:
-            return f"{units.format_number(point.request_rate_target_per_s)}/s"
-        return "a level"
-
-    return ", ".join(dict.fromkeys(map(level, points)))
+    return ", ".join(dict.fromkeys(map(_level, points)))
 
 
-def _next(folder: str | None) -> Commands:
-    fit = f"tonnage fit {shlex.quote(folder or RUN_PLACEHOLDER)}"
-    purpose = "the load this deployment carries, and the GPUs that takes"
-    if folder is not None:
-        return Commands(((fit, purpose),))
-    return Commands(((f"tonnage import … -o {RUN_PLACEHOLDER}", "keep this run"), (fit, purpose)))
+def _level(point: Point) -> str:
+    if point.concurrency is not None:
+        return f"concurrency {point.concurrency}"
+    if point.request_rate_target_per_s is not None:
+        return f"{units.format_number(point.request_rate_target_per_s)}/s"
+    return point.level or "a level"
+
+
+def _next(run: Run, folder: str | None) -> Commands:
+    at = shlex.quote(folder or RUN_PLACEHOLDER)
+    rows = [(f"tonnage fit {at}", "the load this deployment carries, and the GPUs that takes")]
+    if any(point.ttft_p95_s is not None or point.e2e_p95_s is not None for point in run.points):
+        rows.append((f"tonnage size --measured {at} …", "the fleet for your load and promises"))
+    if folder is None:
+        rows.insert(0, (f"tonnage import … -o {RUN_PLACEHOLDER}", "keep this run"))
+    return Commands(tuple(rows))

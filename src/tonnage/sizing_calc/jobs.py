@@ -20,11 +20,17 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from tonnage.errors import InputError
-from tonnage.sizing_calc.models import CalcRunnerOutput, SizingMetricsPerConcurrency
+from tonnage.sizing_calc.models import (
+    CalcRunnerOutput,
+    SizingMetricsPerConcurrency,
+    Subject,
+)
 
 OUTPUT_FILE = "calc_runner_output.json"
 SIMPLE_PLOT = "concurrency_vs_p95_simple.png"
 ANALYSIS_PLOT = "concurrency_vs_p95_analysis.png"
+REQUESTS_FILE = "requests.jsonl"
+PLAN_FILE = "unfinished.json"
 ONLINE = "online"
 OFFLINE = "offline"
 
@@ -59,12 +65,18 @@ def load_levels(output_dir: Path) -> Levels:
     warnings: list[str] = []
     metrics: dict[int, SizingMetricsPerConcurrency] = {}
     jobs: list[tuple[Job, tuple[int, ...]]] = []
-    for folder in _newest_first(_online_folder(output_dir)):
+    for folder in newest_first(_online_folder(output_dir)):
         try:
             job = Job(folder, load_output(folder / OUTPUT_FILE))
         except InputError as error:
             warnings.append(f"{error} Skipped.")
             continue
+        lacking = set(job.output.tonnage.planned_levels) - job.output.calc_data.keys()
+        if lacking:
+            warnings.append(
+                f"{folder} is not finished: concurrency {', '.join(map(str, sorted(lacking)))} is"
+                " not in it. The command that began it goes on with it."
+            )
         new = tuple(sorted(job.output.calc_data.keys() - metrics.keys()))
         metrics |= {level: job.output.calc_data[level].sizing_metrics for level in new}
         if new:
@@ -100,7 +112,7 @@ def _online_folder(output_dir: Path) -> Path:
 _EXPECTED = f"Measurements are expected in {ONLINE}/job_*/{OUTPUT_FILE} below it."
 
 
-def _newest_first(online: Path) -> list[Path]:
+def newest_first(online: Path) -> list[Path]:
     """Job folders by the time they were last changed, then by the time in their name."""
     folders = [each for each in online.glob("job_*") if each.is_dir()]
 
@@ -143,30 +155,28 @@ def load_output(file: Path) -> CalcRunnerOutput:
     return output
 
 
-def disagreements(jobs: Sequence[Job], test_gpu_count: int) -> list[str]:
-    """What the jobs say of GPUs, model and config that cannot all be so of one line.
+_SUBJECTS = {
+    "test_gpu_count": "GPUs",
+    "model": "models",
+    "config": "configs",
+    "dataset": "datasets",
+    "target": "targets",
+    "nat_version": "versions of NeMo Agent Toolkit",
+}
+
+
+def disagreements(subjects: Sequence[tuple[str, Subject]]) -> list[str]:
+    """What subjects, each with the name of who says it, say that cannot all be so of one line.
 
     Only jobs measured with tonnage say it; silence agrees with everything.
     """
-    told: dict[str, dict[str, str]] = {
-        "GPUs": {"test_gpu_count": str(test_gpu_count)},
-        "models": {},
-        "configs": {},
-    }
-    for job in jobs:
-        facts = job.output.tonnage
-        for what, value in (
-            ("GPUs", facts.test_gpu_count),
-            ("models", facts.model),
-            ("configs", facts.config),
-        ):
-            if value:
-                told[what][job.folder.name] = str(value)
-    return [
-        f"different {what}: " + ", ".join(f"{value} ({who})" for who, value in by.items())
-        for what, by in told.items()
-        if len(set(by.values())) > 1
-    ]
+    found = []
+    for field, what in _SUBJECTS.items():
+        told = {who: value for who, subject in subjects if (value := getattr(subject, field))}
+        if len(set(told.values())) > 1:
+            listed = ", ".join(f"{value} ({who})" for who, value in told.items())
+            found.append(f"different {what}: {listed}")
+    return found
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────
@@ -185,11 +195,7 @@ def write_job(
     parent = output_dir / mode
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        earlier = [
-            each
-            for each in parent.iterdir()
-            if _REPLACEABLE.fullmatch(each.name) and not each.is_symlink()
-        ]
+        earlier = standing_jobs(parent, append=False)
         staged = Path(tempfile.mkdtemp(dir=parent, prefix=".job-"))
         try:
             staged.chmod(parent.stat().st_mode & 0o777)
@@ -199,11 +205,11 @@ def write_job(
                 draw(staged)
             folder = _named_by_time(staged, parent)
         finally:
-            _remove_job(staged)
+            remove_job(staged)
         for each in earlier:
-            _remove_job(each)
+            remove_job(each)
     except OSError as error:
-        raise InputError(f"cannot be written: {error.strerror}.", file=str(parent)) from error
+        raise cannot_write(parent, error) from error
     return folder
 
 
@@ -220,10 +226,21 @@ def _named_by_time(staged: Path, parent: Path) -> Path:
         second += 1
 
 
-def _remove_job(folder: Path) -> None:
+def remove_job(folder: Path) -> None:
     """Remove what a run writes; a folder with anything else in it stays, with that."""
-    for name in (OUTPUT_FILE, SIMPLE_PLOT, ANALYSIS_PLOT):
+    for name in (OUTPUT_FILE, SIMPLE_PLOT, ANALYSIS_PLOT, REQUESTS_FILE, PLAN_FILE):
         with suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(folder / name)  # noqa: PTH108 — no second look at what is gone
     with suppress(OSError):
         folder.rmdir()
+
+
+def standing_jobs(online: Path, *, append: bool) -> list[Path]:
+    """Jobs of which `append` says whether they were appended."""
+    folders = (each for each in online.glob("job_*") if each.is_dir() and not each.is_symlink())
+    return [each for each in folders if (_REPLACEABLE.fullmatch(each.name) is None) == append]
+
+
+def cannot_write(path: Path, error: OSError) -> InputError:
+    """What to say of a path that the system refuses to write."""
+    return InputError(f"cannot be written: {error.strerror}.", file=str(path))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from tonnage.errors import UsageError
 
 MOST = 10**12  # of anything counted or timed here; beyond it floats overflow, and nothing is real
+MOST_SAMPLES = 10**6  # requests of one level, which are held in memory until it is done
 
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Concurrency = Annotated[int, Field(gt=0, le=MOST)]
@@ -52,9 +54,12 @@ class FitConfig(BaseModel):
 class CalcRunnerConfig(BaseModel):
     """One run. Targets also go by the names of the flags: `target_workflow_runtime`.
 
-    Of ours: `plot_data`, whether to draw; `force`, whether to mix jobs that say they were measured
-    on different things. An unknown name is an error, so that a misspelt target is not a target of
-    zero.
+    Of ours: `plot_data`, whether to draw; `force`, whether to mix what says it was measured on
+    different things; `fresh`, whether to leave an unfinished job alone instead of going on with it;
+    `min_samples` at each level, where `num_passes` does not say how many; `warm_up`, one request
+    for each client before its level is measured; `request_template` or `answer_path` makes
+    `endpoint` any server that answers in JSON. An unknown name is an error, so that a misspelt
+    target is not a target of zero.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -78,6 +83,11 @@ class CalcRunnerConfig(BaseModel):
     plot_data: bool = True
     fit_config: FitConfig = FitConfig()
     force: bool = False
+    fresh: bool = False
+    min_samples: int = 20
+    warm_up: bool = True
+    request_template: str | None = None
+    answer_path: str | None = None
 
 
 def refuse_unusable(config: CalcRunnerConfig) -> None:
@@ -88,6 +98,7 @@ def refuse_unusable(config: CalcRunnerConfig) -> None:
         ("target_users", config.target_users),
         ("test_gpu_count", config.test_gpu_count),
         ("num_passes", config.num_passes),
+        ("min_samples", config.min_samples),
     ):
         if not 0 <= value <= MOST:  # NaN too
             raise ConfigError(field, f"must be a number from 0 up, not {value}.")
@@ -96,8 +107,8 @@ def refuse_unusable(config: CalcRunnerConfig) -> None:
     _refuse_concurrencies(config.concurrencies)
     if config.offline_mode:
         _refuse_offline(config)
-    elif config.config_file is None:
-        raise ConfigError("config_file", "is required, unless offline_mode is on.")
+    else:
+        _refuse_online(config)
 
 
 def _refuse_concurrencies(levels: list[int]) -> None:
@@ -108,6 +119,39 @@ def _refuse_concurrencies(levels: list[int]) -> None:
             raise ConfigError("concurrencies", f"must differ; {level} is there twice.")
     if len(levels) < 2:  # noqa: PLR2004 — two points make a line
         raise ConfigError("concurrencies", f"must be at least two; {len(levels)} given.")
+
+
+def _refuse_online(config: CalcRunnerConfig) -> None:
+    if config.config_file is None:
+        raise ConfigError("config_file", "is required, unless offline_mode is on.")
+    if config.endpoint is not None:
+        _refuse_endpoint(config.endpoint)
+    for field, value in (
+        ("request_template", config.request_template),
+        ("answer_path", config.answer_path),
+    ):
+        if value is not None and config.endpoint is None:
+            raise ConfigError(field, "is for a server: name it with endpoint.")
+    for level in config.concurrencies:
+        samples = max(level * max(1, config.num_passes), config.min_samples)
+        if samples > MOST_SAMPLES:
+            raise ConfigError(
+                "concurrencies",
+                f"with num_passes and min_samples means {samples} requests at level {level};"
+                f" {MOST_SAMPLES} are the most.",
+            )
+
+
+def _refuse_endpoint(endpoint: str) -> None:
+    try:
+        url = urlsplit(endpoint)
+        usable = url.scheme in {"http", "https"} and bool(url.hostname) and (url.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigError(
+            "endpoint", "must be the URL of a server, for example http://localhost:8000."
+        )
 
 
 def _refuse_offline(config: CalcRunnerConfig) -> None:
@@ -215,18 +259,60 @@ class FitFacts(BaseModel):
     not_reachable: str | None = None
 
 
-class TonnageFacts(BaseModel):
+class LevelFacts(BaseModel):
+    """How one level was measured: items answered and failed, by kind; what its clients saw."""
+
+    samples: int = 0
+    failures: dict[str, int] = {}
+    first_error: str = ""
+    llm_calls: int = 0
+    workflow_timed: bool = False  # the runtimes are the workflow's own, not its clients'
+    client_e2e_p95: float = 0.0
+    started: str | None = None
+    ended: str | None = None
+
+    @property
+    def failed(self) -> int:
+        """Items without an answer."""
+        return sum(self.failures.values())
+
+
+class Subject(BaseModel):
+    """What was measured: measurements of two of them are not points of one line.
+
+    `config` and `dataset` are hashes. None, and no GPUs, is not known.
+    """
+
+    config: str | None = None
+    dataset: str | None = None
+    model: str | None = None
+    target: str | None = None
+    nat_version: str | None = None
+    test_gpu_count: int = 0
+
+
+class Plan(BaseModel):
+    """What an online job measures, in this order; kept with it until it is done."""
+
+    subject: Subject
+    concurrencies: list[int]
+    samples: dict[int, int]  # concurrency -> items
+    warm_up: bool
+    timeout_s: float
+    append: bool
+
+
+class TonnageFacts(Subject):
     """What `nat sizing calc` does not keep: the question, the sources, how sure the answer is."""
 
     target_llm_latency_p95: float = 0.0
     target_workflow_runtime_p95: float = 0.0
     target_users: int = 0
-    test_gpu_count: int = 0
-    model: str | None = None
-    config: str | None = None
     created: str | None = None
     versions: dict[str, str] = {}
     jobs: dict[str, list[int]] = {}  # folder -> the levels taken from it
+    planned_levels: list[int] = []  # by an online job, whether or not it came so far
+    levels: dict[int, LevelFacts] = {}
     unusable_levels: dict[int, str] = {}
     llm_latency: FitFacts = FitFacts()
     wf_runtime: FitFacts = FitFacts()

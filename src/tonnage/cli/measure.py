@@ -1,0 +1,311 @@
+"""`tonnage measure`: a target and levels of load -> a run folder, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import json
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlsplit
+
+import typer
+
+from tonnage.cli.door import GroupedOptions
+from tonnage.cli.flags import Told, takes_flags
+from tonnage.cli.measure_flags import (
+    FLAGS,
+    SEARCHES,
+    TARGET,
+    Asked,
+    level_at_one,
+    levels_of,
+    limits_of,
+    prompts_of,
+    target_of_words,
+)
+from tonnage.cli.output import ANSWER, Format, QuietOption, deliver
+from tonnage.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INFEASIBLE,
+    EXIT_INTERRUPTED,
+    InputError,
+    MissingExtraError,
+    UsageError,
+)
+from tonnage.measurement.load import Level
+
+if TYPE_CHECKING:
+    from tonnage.cli.live import LiveWatch
+    from tonnage.measurement import Run
+    from tonnage.measurement.load import Driver, PromptSpec, TargetSpec
+    from tonnage.measurement.load.campaign import Campaign
+    from tonnage.measurement.load.search import Found
+
+OPENAI = ("chat", "completions")
+LOADS = ("--concurrency", "--rate", "--trace", "--requests", "--duration", "--search")
+
+TargetArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[TARGET] [-- COMMAND…]",
+        help="An API's URL, module:function, a workflow's config.yml; or a command after --.",
+        show_default=False,
+    ),
+]
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FOLDER",
+        help="Keep the run here (default: run-<time>); one that was interrupted goes on.",
+        rich_help_panel=ANSWER,
+        show_default=False,
+    ),
+]
+
+
+class CommandAfterDashes(GroupedOptions):
+    """A command whose arguments after `--` are somebody else's command line."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 — Typer's context
+        """Take what follows `--` aside before anything is parsed."""
+        command: tuple[str, ...] = ()
+        if "--" in args:
+            at = args.index("--")
+            command = tuple(args[at + 1 :])
+            args = args[:at]
+            if not command:
+                raise UsageError("-- is followed by no command.")
+        ctx.meta["command"] = command
+        return list(super().parse_args(ctx, args))
+
+
+@takes_flags(FLAGS)
+def measure(
+    ctx: typer.Context,
+    target: TargetArgument = None,
+    *,
+    told: Told,
+    no_stream: Annotated[
+        bool,
+        typer.Option("--no-stream", help="Ask for whole answers.", rich_help_panel=TARGET),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Go on in a folder that says it is of something else.",
+            rich_help_panel=ANSWER,
+        ),
+    ] = False,
+    no_plots: Annotated[
+        bool, typer.Option("--no-plots", help="Draw nothing.", rich_help_panel=ANSWER)
+    ] = False,
+    output: FolderOption = None,
+    chosen_format: Annotated[
+        Format,
+        typer.Option("--format", "-f", help="How the run is shown.", rich_help_panel=ANSWER),
+    ] = Format.TEXT,
+    quiet: QuietOption = False,
+) -> None:
+    """Load a server or a workflow, and keep every request of it.
+
+    For example tonnage measure http://localhost:8000/v1 --concurrency 1,2,4,…,64 --duration "30 s".
+    Records are kept as requests end: Ctrl-C stops safely, and the same command with the same -o
+    goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 nothing could be measured, 4 no
+    load keeps the promises of --search, 130 interrupted.
+    """
+    asked = Asked(told)
+    question = _question(target, tuple(ctx.meta.get("command", ())), asked, stream=not no_stream)
+    if output is not None and output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file, not a folder.", hint="A run is a folder.")
+    folder = output or Path(f"run-{dt.datetime.now(tz=dt.UTC):%Y-%m-%dT%H-%M-%S}")
+
+    from tonnage.cli.live import LiveWatch  # noqa: PLC0415 — imports Rich
+    from tonnage.measurement.loop import run  # noqa: PLC0415 — cold start
+    from tonnage.report.runs import report_run  # noqa: PLC0415 — as above
+
+    with LiveWatch(quiet=quiet, levels=len(question.campaign.levels) or None) as watch:
+        measured = run(_measure(question, folder, watch, force=force))
+    if not no_plots:
+        _draw(measured.run, folder, quiet=quiet)
+    report = report_run(
+        measured.run, folder=str(folder), found=measured.found, limits=question.limits
+    )
+    deliver(report, chosen=chosen_format, output=None, quiet=quiet)
+    if not quiet:
+        typer.echo(f"wrote {folder}", err=True)
+    _exit_with(measured)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """All that is to be measured, and from where."""
+
+    campaign: Campaign
+    target: TargetSpec
+    limits: Mapping[str, float]
+    workers: int
+    cluster: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What came of it; `stopped` by Ctrl-C."""
+
+    run: Run
+    found: Found | None
+    stopped: bool
+
+
+def _question(
+    address: str | None, command: tuple[str, ...], asked: Asked, *, stream: bool
+) -> Question:
+    """The nouns of what was told; what was assumed stands in the notes of the run."""
+    from tonnage.measurement.load.campaign import Campaign, Search  # noqa: PLC0415 — cold start
+
+    target = target_of_words(address, command, asked, stream=stream)
+    prompts, assumed = prompts_of(asked)
+    synthetic_questions = target.kind not in OPENAI and prompts.kind == "synthetic"
+    if synthetic_questions and target.kind != "command" and "--prompt-tokens" not in asked:
+        raise UsageError(
+            "a workflow is asked questions of its own:",
+            hint="give them with --dataset, or --prompt-tokens for texts that mean nothing.",
+        )
+    limits = limits_of(asked)
+    levels = levels_of(asked)
+    if target.kind == "command" and not any(flag in asked for flag in LOADS):
+        levels = (Level(name="c1", concurrency=1, requests=1),)
+        assumed = ("the command is run once",)
+    search = None
+    if (what := asked.choice("--search", SEARCHES)) is not None:
+        if not limits:
+            raise UsageError(
+                "--search needs a promise to keep,", hint='for example --ttft-p95 "500 ms".'
+            )
+        others = {"--rate", "--concurrency", "--trace"} - {f"--{what}"}
+        if any(flag in asked for flag in others):
+            raise UsageError(f"--search {what} starts at --{what}, not at another load.")
+        start = levels[0] if f"--{what}" in asked else level_at_one(what, asked)
+        search, levels = Search(start=start, limits=limits), ()
+    campaign = Campaign(
+        name=asked.text("--name") or _shown(target),
+        target=_shown(target),
+        prompts=prompts,
+        levels=levels,
+        search=search,
+        workflow=target.kind not in OPENAI,
+        model=target.model,
+        gpu=asked.text("--gpu"),
+        gpus=asked.count("--gpus"),
+        facts=_facts(target, prompts),
+        notes=tuple(f"assumed, not told: {each}" for each in assumed),
+    )
+    return Question(
+        campaign=campaign,
+        target=target,
+        limits=limits,
+        workers=asked.count("--workers") or 1,
+        cluster=asked.text("--cluster"),
+    )
+
+
+def _shown(target: TargetSpec) -> str:
+    """The target in public: no query, which may hold a key, and no arguments of a command."""
+    if not target.address.startswith(("http://", "https://")):
+        return target.address
+    url = urlsplit(target.address)
+    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
+
+def _facts(target: TargetSpec, prompts: PromptSpec) -> dict[str, str]:
+    """What must not change between two sessions of one run."""
+    told = {
+        "api": target.kind,
+        "streamed": None if target.stream else "no",
+        "body": json.dumps(dict(target.body)) if target.body else None,
+        "request_template": target.request_template,
+        "answer_path": target.answer_path,
+    }
+    facts = {name: text for name, text in told.items() if text is not None}
+    if prompts.path is not None:
+        facts["dataset_sha256"] = _hash(Path(prompts.path))
+    return facts
+
+
+def _hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}.", file=str(path)) from None
+
+
+async def _measure(question: Question, folder: Path, watch: LiveWatch, *, force: bool) -> Measured:
+    """Measure until it is done or the first Ctrl-C; a second one does not wait for anything."""
+    from tonnage.measurement.load.campaign import (  # noqa: PLC0415 — cold start
+        measure_levels,
+        search_highest_load,
+    )
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop_once() -> None:
+        stop.set()
+        loop.remove_signal_handler(signal.SIGINT)
+
+    loop.add_signal_handler(signal.SIGINT, stop_once)
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    driver = _driver(question)
+    campaign = question.campaign
+    if campaign.search is not None:
+        run, found = await search_highest_load(campaign, driver, folder, watch, stop, force=force)
+        return Measured(run=run, found=found, stopped=stop.is_set())
+    run = await measure_levels(campaign, driver, folder, watch, stop, force=force)
+    return Measured(run=run, found=None, stopped=stop.is_set())
+
+
+def _driver(question: Question) -> Driver:
+    if question.cluster is None and question.workers == 1:
+        from tonnage.measurement.load.local import LocalDriver  # noqa: PLC0415 — cold start
+
+        return LocalDriver(question.target, question.campaign.prompts)
+    from tonnage.measurement.load.coordinator import ShardedDriver  # noqa: PLC0415 — cold start
+
+    return ShardedDriver(
+        question.target,
+        question.campaign.prompts,
+        workers=question.workers,
+        cluster=question.cluster,
+    )
+
+
+def _draw(run: Run, folder: Path, *, quiet: bool) -> None:
+    from tonnage.report.run_plots import write_run_plots  # noqa: PLC0415 — imports matplotlib
+
+    try:
+        write_run_plots(run, folder)
+    except MissingExtraError as error:
+        if not quiet:
+            typer.echo(f"note: {error}", err=True)
+
+
+def _exit_with(measured: Measured) -> None:
+    """Leave with a code that says what is missing."""
+    points = measured.run.points
+    if measured.stopped:
+        typer.echo("interrupted: the same command with the same -o goes on from here", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED)
+    if not any(point.requests for point in points):
+        typer.echo(f"error: not one request was answered (exit {EXIT_BAD_INPUT})", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT)
+    if measured.found is not None and measured.found.kept is None:
+        typer.echo(f"error: no load keeps the promises (exit {EXIT_INFEASIBLE})", err=True)
+        raise typer.Exit(EXIT_INFEASIBLE)
