@@ -102,6 +102,10 @@ class LawDriver:
         self.target = target
         self.stop = asyncio.Event()
 
+    @property
+    def model(self) -> str | None:
+        return self.target.model
+
     async def open(self) -> None:
         await self.target.open()
 
@@ -124,6 +128,7 @@ class TimelessDriver:
         self.stops_in = stops_in
         self.stop = asyncio.Event()
         self.levels: list[Level] = []
+        self.model: str | None = None
 
     async def open(self) -> None:
         pass

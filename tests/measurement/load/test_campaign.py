@@ -224,6 +224,25 @@ def test_what_a_driver_raises_ends_the_run_with_what_there_is(tmp_path):
     ]
 
 
+def test_the_model_is_the_one_that_answered(tmp_path):
+    class Served(Interrupting):
+        served = "a"
+
+        @property
+        def model(self):
+            return self.served
+
+    class ServesAnother(Served):
+        served = "b"
+
+    unstated = replace(CAMPAIGN, model=None)
+    assert measure(tmp_path, Served(at=8), unstated).model == "a"
+    with pytest.raises(InputError, match="model was a, is b"):
+        measure(tmp_path, ServesAnother(at=0), unstated)
+    assert load_run(tmp_path).model == "a"
+    assert measure(tmp_path, Served(at=0), unstated).model == "a"
+
+
 # ── another campaign ────────────────────────────────────────────────────────────────────────────
 
 

@@ -300,6 +300,11 @@ class Keeper(Protocol):
 class Driver(Protocol):
     """What puts a level on a target: this process, or several that are coordinated."""
 
+    @property
+    def model(self) -> str | None:
+        """The model that answers, as far as it is known after `open`."""
+        ...
+
     async def open(self) -> None:
         """Get every process ready. Raises TonnageError when the target cannot be loaded."""
         ...

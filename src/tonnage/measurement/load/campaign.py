@@ -88,6 +88,7 @@ async def measure_levels(
         missing = [level for level in campaign.levels if not kept.has(level)]
         if missing and not stop.is_set():
             async with _Opened(driver):
+                kept.refuse_another_model(driver.model)
                 for level in missing:
                     point = await kept.measure(level, driver, watch, stop)
                     if point.stopped:
@@ -128,6 +129,7 @@ async def search_highest_load(
     with _RunFolder(campaign, folder, force=force) as kept:
         if next_load(probes(), goal) is not None and not stop.is_set():
             async with _Opened(driver):
+                kept.refuse_another_model(driver.model)
                 while (load := next_load(probes(), goal)) is not None:
                     point = await kept.measure(_at(search.start, load), driver, watch, stop)
                     if point.stopped:
@@ -166,6 +168,7 @@ class _RunFolder:
 
     def __init__(self, campaign: Campaign, folder: Path, *, force: bool) -> None:
         self._folder = folder
+        self._force = force
         self._body = _body_of(campaign)
         self._campaign = campaign
         self._refuse_another_kind()
@@ -209,8 +212,24 @@ class _RunFolder:
             await driver.run(attempt, self._journal, watch, stop)
             whole = not stop.is_set()
         finally:
+            self._note_model(driver.model)
             point = self._write_point(attempt, from_byte, stopped=not whole)
         return point
+
+    def refuse_another_model(self, model: str | None) -> None:
+        """Raise InputError when another model answers than in an earlier session."""
+        known = None if self._campaign.model else self.run.model
+        if model is not None and known not in {None, model} and not self._force:
+            raise InputError(
+                f"holds another measurement: model was {known}, is {model}.",
+                hint="Measure into another folder, or go on with this one by --force.",
+                file=str(self._folder),
+            )
+        self._note_model(model)
+
+    def _note_model(self, model: str | None) -> None:
+        if self.run.model is None:
+            self.run = replace(self.run, model=model)
 
     def _write_point(self, attempt: Level, from_byte: int, *, stopped: bool) -> Point:
         self._journal.sync()
@@ -261,11 +280,13 @@ class _RunFolder:
         """The run as earlier sessions left it, without points that are to be measured again."""
         campaign = self._campaign
         created = datetime.now(UTC).isoformat(timespec="seconds")
+        model = campaign.model
         points: tuple[Point, ...] = ()
         notes = campaign.notes
         if (self._folder / RUN_FILE).exists():
             earlier = load_run(self._folder)
             created = earlier.created or created
+            model = model or earlier.model
             points = tuple(point for point in earlier.points if not point.stopped)
             notes = (*earlier.notes, *notes)
         return Run(
@@ -273,7 +294,7 @@ class _RunFolder:
             tool="tonnage",
             tool_version=__version__,
             created=created,
-            model=campaign.model,
+            model=model,
             target=campaign.target,
             gpu=campaign.gpu,
             gpus=campaign.gpus,
