@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.checks import Check, check_fields, format_checks, run_checks
 from benchmarks.load import LOADS, LoadRow, format_loads, load_fields, measure_load
 from benchmarks.process import CommandFailedError, measure_processes
 from benchmarks.sample import STEADY_FRACTION, Sample
@@ -16,6 +19,7 @@ from benchmarks.search import DEPLOYMENTS, prepare_search
 
 ROOT = Path(__file__).resolve().parents[1]
 TONNAGE = str(Path(sys.executable).with_name("tonnage"))
+SAMPLE = ROOT / "docs" / "samples" / "calc_runner_output.json"
 STUDY = str(ROOT / "examples" / "support-chatbot.yaml")
 CATALOG = ("--gpu", "all")  # every accelerator competes, whatever the study names
 REPEATS = 7
@@ -66,6 +70,17 @@ def measure_command(name: str, goal: Goal, *arguments: str) -> Row:
     return Row(name=name, goal=goal, sample=sample)
 
 
+def measure_sizing_calc(name: str, goal: Goal) -> Row:
+    """Time whole processes that size the documented sample."""
+    with tempfile.TemporaryDirectory() as folder:
+        job = Path(folder, "online", "job_1")
+        job.mkdir(parents=True)
+        shutil.copy(SAMPLE, job)
+        flags = ["--offline_mode", "--no_plots", "--calc_output_dir", folder]
+        asked = ["--test_gpu_count=8", "--target_workflow_runtime=10", "--target_users=100"]
+        return measure_command(name, goal, "sizing", "calc", *flags, *asked)
+
+
 def measure_search(name: str, goal: Goal) -> Row:
     """Time the search inside this process, after one unmeasured run."""
     search = prepare_search()
@@ -109,7 +124,7 @@ def format_table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def format_json(rows: list[Row], loads: list[LoadRow]) -> str:
+def format_json(rows: list[Row], loads: list[LoadRow], checks: list[Check]) -> str:
     """The rows for machines, in SI units."""
     commands = [
         {
@@ -127,7 +142,7 @@ def format_json(rows: list[Row], loads: list[LoadRow]) -> str:
         }
         for row in rows
     ]
-    return json.dumps([*commands, *map(load_fields, loads)], indent=2)
+    return json.dumps([*commands, *map(load_fields, loads), *map(check_fields, checks)], indent=2)
 
 
 def main() -> int:
@@ -144,14 +159,16 @@ def main() -> int:
             STUDY,
             *CATALOG,
         ),
+        measure_sizing_calc("sizing calc offline, no plots", Goal(wall_s=0.5)),
         measure_search(f"search of {DEPLOYMENTS:,} deployments", Goal(wall_s=1.0)),
     ]
     loads = [measure_load(name) for name in LOADS]
+    checks = run_checks()
     if arguments.json:
-        print(format_json(rows, loads))
+        print(format_json(rows, loads, checks))
     else:
-        print(format_table(rows), format_loads(loads), sep="\n\n")
-    met = [*(row.met for row in rows), *(row.met for row in loads)]
+        print(format_table(rows), format_loads(loads), format_checks(checks), sep="\n\n")
+    met = [each.met for part in (rows, loads, checks) for each in part]
     return 0 if all(met) else 1
 
 

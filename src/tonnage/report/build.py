@@ -47,7 +47,7 @@ def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Repo
         alerts_section(all_alerts(plan)),
         next_section(plan, command),
         inputs_section(plan),
-        derivations_section(plan),
+        derivations_section(plan.scenario("recommended").rationale if plan.scenarios else ()),
     ]
     sections.append(dictionary_section())
     return Report(

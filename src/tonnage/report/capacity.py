@@ -18,6 +18,7 @@ from tonnage.report import (
     Section,
     Table,
 )
+from tonnage.report.detail import derivations_section
 from tonnage.report.figures import format_figure, plural, promise_words
 from tonnage.report.grounds import latency_table
 from tonnage.report.json import (
@@ -38,7 +39,7 @@ def report_capacity(capacity: Capacity, *, command: str = "tonnage capacity") ->
         _latency(capacity),
         _alternatives(capacity),
         alerts_section(capacity.alerts),
-        _derivations(capacity),
+        derivations_section(capacity.rationale),
     )
     return Report(
         title=" · ".join(part for part in (capacity.name, capacity.fleet) if part),
@@ -154,31 +155,6 @@ def _alternative_row(each: CapacityAlternative) -> tuple[Cell, ...]:
         Cell(units.format_number(each.sessions), "", each.sessions),
         Cell(format_figure(each.largest_context_tokens, "tokens"), "", each.largest_context_tokens),
         Cell(each.reason if each.starts else f"will not start: {each.reason}", "quiet"),
-    )
-
-
-def _derivations(capacity: Capacity) -> Section | None:
-    if not capacity.rationale:
-        return None
-    table = Table(
-        columns=(
-            Column("figure"),
-            Column("value", "right"),
-            Column("formula", prose=True),
-            Column("meaning", prose=True),
-        ),
-        rows=tuple(
-            (
-                Cell(each.figure),
-                Cell(format_figure(each.value, each.unit), "strong", each.value),
-                Cell(each.formula),
-                Cell(each.explanation),
-            )
-            for each in capacity.rationale
-        ),
-    )
-    return Section(
-        id="derivations", title="How each figure came about", blocks=(table,), detail=True
     )
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tonnage.evidence import Rationale
 from tonnage.fleet import (
     Plan,
 )
@@ -36,9 +39,9 @@ def inputs_section(plan: Plan) -> Section | None:
     return Section(id="inputs", title="Every input", blocks=(table,), detail=True)
 
 
-def derivations_section(plan: Plan) -> Section | None:
-    """Formula, inputs and meaning of every figure of the recommended scenario."""
-    if not plan.scenarios:
+def derivations_section(rationale: Sequence[Rationale]) -> Section | None:
+    """Formula, inputs and meaning of every figure; None when there is none to explain."""
+    if not rationale:
         return None
     rows = tuple(
         (
@@ -49,7 +52,7 @@ def derivations_section(plan: Plan) -> Section | None:
             Cell(each.explanation),
             Cell(each.evidence.label),
         )
-        for each in plan.scenario("recommended").rationale
+        for each in rationale
     )
     columns = (
         Column("figure"),

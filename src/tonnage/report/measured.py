@@ -23,7 +23,7 @@ from tonnage.report import (
     Tone,
 )
 from tonnage.report.answer import asked, infeasible_section, title
-from tonnage.report.detail import inputs_section
+from tonnage.report.detail import derivations_section, inputs_section
 from tonnage.report.figures import (
     METRIC_NAMES,
     UNKNOWN,
@@ -58,7 +58,7 @@ def report_measured(
         alerts_section(all_alerts(common)),
         _next(plan, command, drawn),
         inputs_section(common),
-        _derivations(plan),
+        derivations_section(_leading(plan).rationale if plan.scenarios else ()),
     )
     return Report(
         title=title(common),
@@ -77,7 +77,7 @@ def _headline(plan: MeasuredPlan) -> Headline:
     if chosen is None:
         assert plan.plan.infeasible is not None  # noqa: S101 — one or the other
         return Headline(label="No answer", answer=plan.plan.infeasible.reason, tone="bad")
-    scenario = plan.scenario("recommended") if _has_recommended(plan) else plan.scenarios[0]
+    scenario = _leading(plan)
     bought = scenario.purchase
     facts = [
         "no price known"
@@ -118,6 +118,11 @@ def _lengths(point: Point) -> str:
         if tokens is not None
     ]
     return f", with {' and '.join(parts)} tokens" if parts else ""
+
+
+def _leading(plan: MeasuredPlan) -> MeasuredScenario:
+    """The recommended scenario, or the first of those that are asked for instead."""
+    return plan.scenario("recommended") if _has_recommended(plan) else plan.scenarios[0]
 
 
 def _has_recommended(plan: MeasuredPlan) -> bool:
@@ -416,34 +421,6 @@ def _side_by_side(plan: MeasuredPlan) -> Section | None:
 
 def _toned(options: Sequence[MeasuredOption]) -> list[tuple[MeasuredOption, Tone]]:
     return [(each, "strong" if position == 0 else "") for position, each in enumerate(options)]
-
-
-def _derivations(plan: MeasuredPlan) -> Section | None:
-    if not plan.scenarios:
-        return None
-    scenario = plan.scenario("recommended") if _has_recommended(plan) else plan.scenarios[0]
-    table = Table(
-        columns=(
-            Column("figure"),
-            Column("value", "right"),
-            Column("formula", prose=True),
-            Column("inputs", prose=True),
-            Column("meaning", prose=True),
-        ),
-        rows=tuple(
-            (
-                Cell(each.figure),
-                Cell(format_figure(each.value, each.unit), "strong", each.value),
-                Cell(each.formula),
-                Cell(", ".join(f"{symbol} = {value}" for symbol, value in each.inputs.items())),
-                Cell(each.explanation),
-            )
-            for each in scenario.rationale
-        ),
-    )
-    return Section(
-        id="derivations", title="How each figure came about", blocks=(table,), detail=True
-    )
 
 
 def _next(plan: MeasuredPlan, command: str, drawn: Path | None) -> Section:

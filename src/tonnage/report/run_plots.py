@@ -19,7 +19,7 @@ LEVELS_PLOT = "levels.png"
 TIMELINE_PLOT = "timeline.png"
 MOST_DOTS = 20_000  # of a timeline; of more, every n-th is drawn
 _WIDE = 8  # times the smallest load; a wider range is drawn on a logarithmic axis
-
+_MOST_TICKS = 10  # of more loads, round numbers stand on the axis
 _ROOM = 0.12  # above the highest mark
 
 Reading = tuple[str, Callable[[Point], float | None]]
@@ -139,6 +139,7 @@ def _scale(axes: Axes, points: Sequence[Point]) -> None:
     _from_zero(axes)
     if loads[-1] > _WIDE * loads[0]:
         axes.set_xscale("log", base=2)
+    if len(loads) <= _MOST_TICKS:
         axes.set_xticks(loads)
         axes.minorticks_off()
     axes.xaxis.set_major_formatter(lambda value, _: format_number(value))

@@ -31,16 +31,15 @@ def report_run(
     limits = limits or {}
     blocks: list[Block] = [_points(run, limits)]
     blocks += [Prose(note) for note in _notes(run)]
-    sections = [
-        Section(id="points", title="Levels", blocks=tuple(blocks)),
-        Section(id="next", title="Next", blocks=(_next(run, folder),)),
-    ]
-    version = f" {run.tool_version}" if run.tool_version else ""
+    sections = [Section(id="points", title="Levels", blocks=tuple(blocks))]
+    if following := _next(run, folder):
+        sections.append(Section(id="next", title="Next", blocks=(Commands(following),)))
     on = f"{run.gpus or ''} {run.gpu or 'GPUs'}".strip() if run.gpus or run.gpu else None
-    tool = f"{run.tool}{version}"
+    where = run.target if run.target != run.name else None
+    tool = f"measured by {run.tool} {run.tool_version or ''}".rstrip()
     return Report(
-        title=f"{run.name}: {tool}",
-        subtitle=tuple(each for each in (run.model, on, run.target, run.created) if each),
+        title=run.name,
+        subtitle=tuple(each for each in (run.model, on, where, tool, run.created) if each),
         headline=_headline(run, found, limits),
         sections=tuple(sections),
         data=run_data(run) | ({} if found is None else {"search": asdict(found)}),
@@ -105,11 +104,16 @@ def run_data(run: Run) -> dict[str, object]:
 
 def _totals(run: Run) -> tuple[str, ...]:
     requests = sum(point.requests or 0 for point in run.points)
-    failed = sum(point.failed for point in run.points)
+    failed = sum(map(_failed, run.points))
     facts = [units.format_amount(requests, "requests")] if requests else []
     if failed:
         facts.append(f"{failed} failed")
     return tuple(facts)
+
+
+def _failed(point: Point) -> int:
+    """Requests that failed; those in flight when the measurement was stopped did not."""
+    return point.failed - point.failures.get("stopped", 0)
 
 
 def _points(run: Run, limits: Mapping[str, float]) -> Table:
@@ -146,8 +150,8 @@ def _row(
         cells = [_rate(point.request_rate_target_per_s, "requests/s")]
     else:
         cells = [Cell(units.format_number(point.concurrency), "", point.concurrency)]
-    failed = units.format_number(point.failed)
-    if point.interrupted and not point.failed:
+    failed = units.format_number(_failed(point))
+    if point.interrupted and not _failed(point):
         failed = "stopped" if point.stopped else "interrupted"
     cells.append(Cell(units.format_number(point.requests), "", point.requests))
     cells.append(Cell(failed, "bad" if point.interrupted else "", point.failed))
@@ -187,22 +191,43 @@ def _notes(run: Run) -> list[str]:
 
 
 def _levels(points: list[Point]) -> str:
-    return ", ".join(dict.fromkeys(map(_level, points)))
+    """As "concurrency 2, 4, 8"."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for point in points:
+        before, load, after = _parts(point)
+        named.setdefault((before, after), []).append(load)
+    return ", ".join(
+        f"{before}{', '.join(dict.fromkeys(loads))}{after}"
+        for (before, after), loads in named.items()
+    )
 
 
 def _level(point: Point) -> str:
+    return "".join(_parts(point))
+
+
+def _parts(point: Point) -> tuple[str, str, str]:
+    """What stands before the load, the load, what stands after it."""
     if point.concurrency is not None:
-        return f"concurrency {point.concurrency}"
+        return "concurrency ", str(point.concurrency), ""
     if point.request_rate_target_per_s is not None:
-        return f"{units.format_number(point.request_rate_target_per_s)}/s"
-    return point.level or "a level"
+        return "", units.format_number(point.request_rate_target_per_s), "/s"
+    return "", point.level or "a level", ""
 
 
-def _next(run: Run, folder: str | None) -> Commands:
+def _next(run: Run, folder: str | None) -> tuple[tuple[str, str], ...]:
+    """Commands that make sense now, each with what it is for."""
     at = shlex.quote(folder or RUN_PLACEHOLDER)
-    rows = [(f"tonnage fit {at}", "the load this deployment carries, and the GPUs that takes")]
-    if any(point.ttft_p95_s is not None or point.e2e_p95_s is not None for point in run.points):
-        rows.append((f"tonnage size --measured {at} …", "the fleet for your load and promises"))
+    whole = [point for point in run.points if point.requests and not point.stopped]
+    rows = []
     if folder is None:
-        rows.insert(0, (f"tonnage import … -o {RUN_PLACEHOLDER}", "keep this run"))
-    return Commands(tuple(rows))
+        rows.append((f"tonnage import … -o {RUN_PLACEHOLDER}", "keep this run"))
+    elif any(point.stopped for point in run.points):
+        rows.append((f"tonnage measure … -o {at}", "the same again: measures what is missing"))
+    if whole:
+        rows.append(
+            (f"tonnage fit {at}", "the load this deployment carries, and the GPUs that takes")
+        )
+    if any(point.ttft_p95_s is not None or point.e2e_p95_s is not None for point in whole):
+        rows.append((f"tonnage size --measured {at} …", "the fleet for your load and promises"))
+    return tuple(rows)

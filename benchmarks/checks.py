@@ -1,0 +1,88 @@
+"""Measurements of one figure each -> whether it keeps its goal.
+
+What they need is imported where they run: the runner that starts processes must stay small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from subprocess import CalledProcessError
+
+RECORDER_S = 0.001  # added to an LLM call, median
+GROWTH_FRACTION = 0.10  # CPU time of a request, from one process to two
+OVERHEAD_S = 1.0  # of an online sweep beyond the load itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One figure and its goal, both in words; `problem` says why there is none."""
+
+    name: str
+    goal: str
+    figure: str = "–"
+    met: bool = False
+    problem: str = ""
+
+
+def run_checks() -> list[Check]:
+    """Every check, one after another."""
+    return [
+        _try(measure, name, goal)
+        for measure, name, goal in (
+            (_recorder, "LLM-call recorder", f"< {RECORDER_S * 1e3:g} ms added"),
+            (_shards, "from one process to two", f"< +{GROWTH_FRACTION:.0%} CPU each"),
+            (_sweep, "sizing calc, online, no plots", f"< {OVERHEAD_S:g} s beyond the load"),
+        )
+    ]
+
+
+def _try(measure: Callable[[], tuple[str, bool]], name: str, goal: str) -> Check:
+    try:
+        figure, met = measure()
+    except (OSError, RuntimeError, CalledProcessError) as error:
+        return Check(name=name, goal=goal, problem=str(error))
+    return Check(name=name, goal=goal, figure=figure, met=met)
+
+
+def _recorder() -> tuple[str, bool]:
+    from benchmarks.recorder import measure_added_latency  # noqa: PLC0415 — as said above
+
+    added = measure_added_latency()
+    figure = f"p50 {added.p50_s * 1e3:.2f} ms, p99 {added.p99_s * 1e3:.2f} ms"
+    return figure, added.p50_s < RECORDER_S
+
+
+def _shards() -> tuple[str, bool]:
+    from benchmarks.shards import measure_scaling  # noqa: PLC0415 — as above
+
+    scaling = measure_scaling()
+    figure = (
+        f"{scaling.growth_fraction:+.0%} ({scaling.one_process_s * 1e6:.0f} to"
+        f" {scaling.two_processes_s * 1e6:.0f} µs)"
+    )
+    return figure, scaling.growth_fraction < GROWTH_FRACTION
+
+
+def _sweep() -> tuple[str, bool]:
+    from benchmarks.sweep import measure_overhead  # noqa: PLC0415 — as above
+
+    overhead_s = measure_overhead()
+    return f"{overhead_s:.2f} s", overhead_s < OVERHEAD_S
+
+
+def format_checks(checks: list[Check]) -> str:
+    """The checks for people."""
+    layout = "{:<34} {:<26} {:<34} {}"
+    lines = [layout.format("figure", "goal", "measured", "verdict")]
+    for check in checks:
+        verdict = "met" if check.met else "MISSED"
+        if check.problem:
+            verdict = f"not measured: {check.problem}"
+        lines.append(layout.format(check.name, check.goal, check.figure, verdict))
+    return "\n".join(lines)
+
+
+def check_fields(check: Check) -> dict[str, object]:
+    """A check for machines."""
+    return asdict(check)
