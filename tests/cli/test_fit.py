@@ -206,7 +206,7 @@ def test_text_says_the_answer_its_range_and_its_condition(run):
     )
     assert "GPUs   75.35" in result.stdout
     assert "76 whole GPUs" in result.stdout
-    assert "range 70.2 to 81.3" in result.stdout
+    assert "range 69.7 to 80.8" in result.stdout
     assert "if the line holds" in result.stdout
     assert result.stderr == ""
 
