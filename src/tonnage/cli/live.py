@@ -6,6 +6,7 @@ Where stderr is no terminal nothing is shown: whoever reads a log wants the resu
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Self
@@ -16,22 +17,23 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tonnage.measurement.load import Progress
+from tonnage.measurement.load import Level, Progress
 from tonnage.measurement.statistics import percentile
-from tonnage.units import format_number, format_time
+from tonnage.units import format_amount, format_number, format_time
 
 REFRESHES_PER_S = 8
 BAR_COLUMNS = 24
-FULL_WIDTH = 100  # columns; a narrower terminal is told less
+GAP_COLUMNS = 2
+FULL_WIDTH = 100  # columns; a narrower terminal has no bar
+GETTING_READY = "getting ready … (Ctrl-C stops safely, what was measured is kept)"
 
 
 class LiveWatch(AbstractContextManager["LiveWatch"]):
     """A `Watch` for people. Use it as a context: the line goes when it is left."""
 
-    def __init__(self, *, quiet: bool, levels: int | None = None) -> None:
+    def __init__(self, *, quiet: bool, levels: Sequence[Level] = ()) -> None:
         self.shown = sys.stderr.isatty() and not quiet
         self._levels = levels
-        self._seen: list[str] = []
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
@@ -39,7 +41,7 @@ class LiveWatch(AbstractContextManager["LiveWatch"]):
         if self.shown:
             console = Console(stderr=True)
             self._live = Live(
-                Text("getting ready … (Ctrl-C stops safely, what was measured is kept)"),
+                Text(GETTING_READY, no_wrap=True, overflow="ellipsis"),
                 console=console,
                 refresh_per_second=REFRESHES_PER_S,
                 transient=True,
@@ -60,47 +62,51 @@ class LiveWatch(AbstractContextManager["LiveWatch"]):
 
     def progress(self, progress: Progress) -> None:
         """Show how the level stands now."""
-        if progress.level.name not in self._seen:
-            self._seen.append(progress.level.name)
         if self._live is not None:
             self._live.update(self._line(progress, self._live.console.width))
 
     def _line(self, progress: Progress, width: int) -> Table:
+        """One line, whatever the width: what matters less is told where there is room."""
         done, whole = _share(progress)
-        facts = [
-            f"in flight {progress.in_flight}",
-            f"{format_number(progress.requests_per_s)} requests/s",
-        ]
-        if progress.ttft_s:
-            facts.append(f"TTFT p95 {format_time(percentile(sorted(progress.ttft_s), 95))}")
-        if progress.e2e_s and (width >= FULL_WIDTH or not progress.ttft_s):
-            facts.append(f"E2E p95 {format_time(percentile(sorted(progress.e2e_s), 95))}")
-        facts.append(f"failed {progress.failed}")
-        line = Table.grid(padding=(0, 2))
-        line.add_row(
-            Text(self._heading(progress)),
-            ProgressBar(total=whole, completed=done, width=BAR_COLUMNS)
-            if whole and width >= FULL_WIDTH
-            else Text(""),
-            Text(
-                "warm-up" if progress.phase == "warmup" else format_time(progress.elapsed_s),
-                style="dim",
-            ),
-            Text("  ".join(facts), style="red" if progress.failed else "", overflow="ellipsis"),
-        )
+        facts = [Text(self._heading(progress))]
+        bar = ProgressBar(total=whole, completed=done, width=BAR_COLUMNS) if whole else None
+        shows_bar = bar is not None and width >= FULL_WIDTH
+        warms_up = progress.phase == "warmup"
+        facts.append(Text("warm-up" if warms_up else format_time(progress.elapsed_s), style="dim"))
+        if progress.failed:
+            facts.append(Text(f"failed {format_number(progress.failed)}", style="red"))
+        facts.append(Text(f"in flight {format_number(progress.in_flight)}"))
+        facts.append(Text(format_amount(progress.requests_per_s, "requests/s")))
+        for name, samples_s in (("TTFT", progress.ttft_s), ("E2E", progress.e2e_s)):
+            if samples_s:
+                p95_s = percentile(sorted(samples_s), 95)
+                facts.append(Text(f"{name} p95 {format_time(p95_s)}"))
+        left = width - shows_bar * (BAR_COLUMNS + GAP_COLUMNS)
+        cells: list[Text | ProgressBar] = []
+        for fact in facts:
+            left -= len(fact) + GAP_COLUMNS
+            if cells and left + GAP_COLUMNS < 0:
+                break
+            cells.append(fact)
+        if bar is not None and shows_bar:
+            cells.insert(1, bar)
+        line = Table.grid(padding=(0, GAP_COLUMNS, 0, 0))
+        for _ in cells:
+            line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(*cells)
         return line
 
     def _heading(self, progress: Progress) -> str:
         level = progress.level
         if level.concurrency is not None:
-            what = f"{level.concurrency} clients"
+            what = format_amount(level.concurrency, "clients")
         elif level.rate_per_s is not None:
-            what = f"{format_number(level.rate_per_s)}/s"
+            what = format_amount(level.rate_per_s, "requests/s")
         else:
             what = level.name
-        if self._levels is None:
-            return what
-        return f"[{self._seen.index(level.name) + 1}/{self._levels}] {what}"
+        loads = [(each.concurrency, each.rate_per_s) for each in self._levels]
+        load = (level.concurrency, level.rate_per_s)
+        return f"[{loads.index(load) + 1}/{len(loads)}] {what}" if load in loads else what
 
 
 def _share(progress: Progress) -> tuple[float, float | None]:

@@ -6,6 +6,8 @@ import asyncio
 import datetime as dt
 import hashlib
 import json
+import os
+import shlex
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from tonnage.measurement.load.campaign import Campaign
     from tonnage.measurement.load.search import Found
 
+ENDING_S = 1.0  # after a second Ctrl-C
 OPENAI = ("chat", "completions")
 LOADS = ("--concurrency", "--rate", "--trace", "--requests", "--duration", "--search")
 
@@ -114,9 +117,19 @@ def measure(
     ] = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
-    """Load a server or a workflow, and keep every request of it.
+    r"""Load a server or a workflow, and keep every request of it.
 
-    For example tonnage measure http://localhost:8000/v1 --concurrency 1,2,4,…,64 --duration "30 s".
+    \b
+    Clients that send and wait, 1 to 64 of them, a minute for each number:
+      tonnage measure http://localhost:8000/v1 --concurrency 1,2,4,…,64 --duration 1min
+    Arrivals that wait for nobody, 2, 4 and 8 a second:
+      tonnage measure http://localhost:8000/v1 --rate 2,4,8
+    The most it carries while a promise is kept:
+      tonnage measure http://localhost:8000/v1 --search rate --ttft-p95 "500 ms"
+    A Python function, or a program in any language with the LLM behind it:
+      tonnage measure my_agent:answer --dataset questions.jsonl
+      tonnage measure --record-llm http://localhost:8000/v1 -- ./my_agent.sh
+
     Records are kept as requests end: Ctrl-C stops safely, and the same command with the same -o
     goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 nothing could be measured, 4 no
     load keeps the promises of --search, 130 interrupted.
@@ -131,8 +144,11 @@ def measure(
     from tonnage.measurement.loop import run  # noqa: PLC0415 — cold start
     from tonnage.report.runs import report_run  # noqa: PLC0415 — as above
 
-    with LiveWatch(quiet=quiet, levels=len(question.campaign.levels) or None) as watch:
-        measured = run(_measure(question, folder, watch, force=force))
+    with LiveWatch(quiet=quiet, levels=question.campaign.levels) as watch:
+        try:
+            measured = run(_measure(question, folder, watch, force=force))
+        except asyncio.CancelledError:  # by a second Ctrl-C
+            raise KeyboardInterrupt from None
     if not no_plots:
         _draw(measured.run, folder, quiet=quiet)
     report = report_run(
@@ -141,7 +157,7 @@ def measure(
     deliver(report, chosen=chosen_format, output=None, quiet=quiet)
     if not quiet:
         typer.echo(f"wrote {folder}", err=True)
-    _exit_with(measured)
+    _exit_with(measured, folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +187,7 @@ def _question(
     from tonnage.measurement.load.campaign import Campaign, Search  # noqa: PLC0415 — cold start
 
     target = target_of_words(address, command, asked, stream=stream)
-    prompts, assumed = prompts_of(asked)
+    prompts, assumed = prompts_of(asked, forced=target.kind in OPENAI)
     synthetic_questions = target.kind not in OPENAI and prompts.kind == "synthetic"
     if synthetic_questions and target.kind != "command" and "--prompt-tokens" not in asked:
         raise UsageError(
@@ -205,7 +221,7 @@ def _question(
         gpu=asked.text("--gpu"),
         gpus=asked.count("--gpus"),
         facts=_facts(target, prompts),
-        notes=tuple(f"assumed, not told: {each}" for each in assumed),
+        notes=(f"assumed, not told: {'; '.join(assumed)}",) if assumed else (),
     )
     return Question(
         campaign=campaign,
@@ -260,7 +276,16 @@ async def _measure(question: Question, folder: Path, watch: LiveWatch, *, force:
     def stop_once() -> None:
         stop.set()
         loop.remove_signal_handler(signal.SIGINT)
+        signal.signal(signal.SIGINT, end_now)
 
+    def end_now(*_: object) -> None:
+        """Cancel everything; what does not let itself be cancelled ends with the process."""
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(EXIT_INTERRUPTED))
+        signal.setitimer(signal.ITIMER_REAL, ENDING_S)
+        if measuring is not None:
+            loop.call_soon_threadsafe(measuring.cancel)
+
+    measuring = asyncio.current_task()
     loop.add_signal_handler(signal.SIGINT, stop_once)
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     driver = _driver(question)
@@ -297,11 +322,12 @@ def _draw(run: Run, folder: Path, *, quiet: bool) -> None:
             typer.echo(f"note: {error}", err=True)
 
 
-def _exit_with(measured: Measured) -> None:
+def _exit_with(measured: Measured, folder: Path) -> None:
     """Leave with a code that says what is missing."""
     points = measured.run.points
     if measured.stopped:
-        typer.echo("interrupted: the same command with the same -o goes on from here", err=True)
+        at = shlex.quote(str(folder))
+        typer.echo(f"interrupted: the same command with -o {at} goes on from here", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not any(point.requests for point in points):
         typer.echo(f"error: not one request was answered (exit {EXIT_BAD_INPUT})", err=True)

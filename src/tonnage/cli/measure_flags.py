@@ -28,7 +28,7 @@ from tonnage.units import (
 
 TARGET = "What is asked, and how"
 LOAD = "How much is asked"
-PROMPTS = "With what"
+PROMPTS = "Which prompts"
 LIMITS = "What is promised (for --search, and to mark the levels that keep it)"
 PROCESSES = "From where"
 SERVER = "What answers (kept with the run)"
@@ -41,6 +41,7 @@ METRICS = ("ttft", "tpot", "e2e")
 DEFAULT_CONCURRENCIES = "1,2,4,8,16"
 DEFAULT_DURATION_S = 30.0
 DEFAULT_PROMPT_TOKENS, DEFAULT_OUTPUT_TOKENS = 512, 128
+MEANINGLESS = " that mean nothing (--dataset gives it your own)"
 TIMEOUT_S, STALL_TIMEOUT_S = 300.0, 60.0
 OPEN_WARMUP_S = 5.0
 OPEN_WARMUP_SHARE = 0.1  # of a stated number of requests
@@ -90,7 +91,7 @@ FLAGS: tuple[Flag, ...] = (
     _flag("--burstiness", LOAD, "CV",
           "Of gamma arrivals, the standard deviation of the gaps over their mean; 1 is Poisson."),
     _flag("--trace", LOAD, "FILE",
-          "Arrivals and lengths of a recording, CSV or JSONL."),
+          "Replay a recording: CSV or JSONL with arrival_s, input_tokens, output_tokens."),
     _flag("--search", LOAD, "WHAT",
           "Find the highest rate or concurrency that keeps the promises below, starting at the"
           " first of --rate or --concurrency."),
@@ -267,6 +268,8 @@ def _refuse_misplaced(asked: Asked, kind: str) -> None:
         ("--body", {"chat", "completions"}),
         ("--model", {"chat", "completions"}),
         ("--tokenizer", {"chat", "completions"}),
+        ("--output-tokens", {"chat", "completions"}),
+        ("--output-cv", {"chat", "completions"}),
         ("--header", {"chat", "completions", "nat", "json"}),
         ("--api-key", {"chat", "completions", "nat", "json"}),
     ):
@@ -301,8 +304,11 @@ def _body(text: str | None) -> Mapping[str, Any]:
     return body
 
 
-def prompts_of(asked: Asked) -> tuple[PromptSpec, tuple[str, ...]]:
-    """Where prompts come from, and what of it was assumed."""
+def prompts_of(asked: Asked, *, forced: bool = True) -> tuple[PromptSpec, tuple[str, ...]]:
+    """Where prompts come from, and what of it was assumed.
+
+    `forced`: the target can be told how long to answer.
+    """
     path, trace = asked.text("--dataset"), asked.text("--trace")
     if path is not None and trace is not None:
         raise UsageError("--trace has lengths of its own: leave out --dataset.")
@@ -312,19 +318,15 @@ def prompts_of(asked: Asked) -> tuple[PromptSpec, tuple[str, ...]]:
         for flag in ("--prompt-tokens", "--prompt-cv", "--shared-prefix-tokens", "--prefix-groups"):
             if flag in asked:
                 raise UsageError(f"{flag} is for synthetic prompts.", hint="Leave out --dataset.")
-    assumed = [
-        f"{what} of {tokens} tokens"
-        for flag, what, tokens in (
-            ("--prompt-tokens", "prompts", DEFAULT_PROMPT_TOKENS),
-            ("--output-tokens", "answers", DEFAULT_OUTPUT_TOKENS),
-        )
-        if synthetic and flag not in asked
-    ]
     prompt_tokens = asked.tokens("--prompt-tokens")
     output_tokens = asked.tokens("--output-tokens")
-    if synthetic:
-        prompt_tokens = prompt_tokens or DEFAULT_PROMPT_TOKENS
-        output_tokens = output_tokens or DEFAULT_OUTPUT_TOKENS
+    assumed = []
+    if synthetic and prompt_tokens is None:
+        prompt_tokens = DEFAULT_PROMPT_TOKENS
+        assumed.append(f"prompts of {prompt_tokens} tokens" + ("" if forced else MEANINGLESS))
+    if synthetic and forced and output_tokens is None:
+        output_tokens = DEFAULT_OUTPUT_TOKENS
+        assumed.append(f"answers of {output_tokens} tokens")
     shared = asked.tokens("--shared-prefix-tokens") or 0
     if prompt_tokens is not None and shared > prompt_tokens:
         raise UsageError(

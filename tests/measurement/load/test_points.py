@@ -1,6 +1,7 @@
 """Statistics of records: what is counted, what is left out, and when a level is to be doubted."""
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -232,11 +233,41 @@ def test_a_client_that_was_late_is_said_to_be(late_s, ttft_s, bound):
 
 @pytest.mark.parametrize(
     ("requests", "few"),
-    [(9, "p90 and p95 and p99"), (10, "p95 and p99"), (38, "p99"), (99, "p99"), (100, None)],
+    [(9, "p90, p95 and p99"), (10, "p95 and p99"), (38, "p99"), (99, "p99"), (100, None)],
 )
 def test_a_percentile_of_too_few_requests_is_kept_and_said_to_be_an_extreme(requests, few):
     point = point_of(CLOSED, [record(each) for each in range(requests)])
     assert point.e2e_p99_s == 1.0
-    said = [note for note in point.notes if "extremes" in note]
+    said = [note for note in point.notes if "extreme" in note]
     assert len(said) == (few is not None)
-    assert not few or f"{few} are extremes, not percentiles" in said[0]
+    assert not few or re.search(f"requests: {few} (are extremes|is an extreme), not", said[0])
+
+
+def test_clients_in_step_are_not_counted_one_round_too_many():
+    """Ten rounds of 16 that all end a little after the others begin: 160 in ten times 0.2 s."""
+    records = [
+        replace(
+            record(16 * turn + client),
+            phase="warmup" if turn == 0 else "measured",
+            scheduled_unix_s=1000.0 + 0.2 * turn + 0.0001 * client,
+            lateness_s=0.0,
+            e2e_s=0.2,
+        )
+        for turn in range(12)
+        for client in range(16)
+    ]
+    assert point_of(CLOSED, records).requests_per_s == pytest.approx(80, rel=0.01)
+
+
+def test_what_the_server_said_is_told_the_commonest_first():
+    said = ["no room"] * 3 + ["bad key"] * 2 + ["odd"]
+    records = [
+        replace(record(index), failure="http", status=503, error=error)
+        for index, error in enumerate(reversed(said))
+    ]
+    notes = point_of(CLOSED, records).notes
+    assert notes == (
+        "6 of 6 failed (6 http); in no percentile",
+        "failed with: no room",
+        "failed with: bad key",
+    )

@@ -267,6 +267,8 @@ class _RunFolder:
             return [], []
         body = _load_campaign(path)
         attempts: list[str] = body.pop("attempts")
+        if not attempts:  # nothing was sent for it: the target was not there
+            return [], []
         found = list(_differences(body, self._body))
         if found and not force:
             raise InputError(
@@ -283,7 +285,7 @@ class _RunFolder:
         model = campaign.model
         points: tuple[Point, ...] = ()
         notes = campaign.notes
-        if (self._folder / RUN_FILE).exists():
+        if self._attempts and (self._folder / RUN_FILE).exists():
             earlier = load_run(self._folder)
             created = earlier.created or created
             model = model or earlier.model

@@ -28,6 +28,8 @@ LATE_S = 0.005  # timers of event loops are up to a few milliseconds late withou
 LATE_SHARE = 0.05  # of the median time to the first token
 GROWING_TAU = 0.6  # Kendall's, of ten batch means against time; by chance in one level of 120
 GROWN_FACTOR = 1.25
+SHOWN_ERRORS = 2
+MOST_ERRORS = 1000  # different texts that are counted: a server may put a number into each
 
 Column = np.ndarray[tuple[int], np.dtype[np.float64]]
 Window = tuple[float, float]
@@ -80,7 +82,8 @@ def point_of(
     }
     for metric, spread in spreads.items():
         fields |= spread.fields(metric)
-    return replace(point := Point(**fields), notes=tuple(_notes(point)))
+    del seen.errors[""]
+    return replace(point := Point(**fields), notes=tuple(_notes(point, seen.errors)))
 
 
 # ── gathering ───────────────────────────────────────────────────────────────────────────────────
@@ -109,6 +112,7 @@ class _Seen:
     to_s: float = -math.inf
     lateness_s: array[float] = field(default_factory=_column)
     failures: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
     stale_retries: int = 0
     # those of them that finished
     started_s: array[float] = field(default_factory=_column)
@@ -142,6 +146,8 @@ class _Seen:
                 self._add_finished(record)
             else:
                 self.failures[record.failure] += 1
+                if record.error in self.errors or len(self.errors) < MOST_ERRORS:
+                    self.errors[record.error] += 1
 
     def _add_finished(self, record: Record) -> None:
         self.started_s.append(record.sent_unix_s)
@@ -194,10 +200,14 @@ def _steady_fields(seen: _Seen) -> dict[str, float | None]:
             np.asarray(column) for column in (seen.sent_s, seen.first_s, seen.end_s)
         )
         failed = np.frombuffer(bytes(seen.failed), dtype=np.uint8)
-        ended = (end_s > from_s) & (end_s <= to_s) & (failed == 0)
         under_way_s = np.clip(end_s, from_s, to_s) - np.clip(sent_s, from_s, to_s)
+        # by the part of it that lies in the window: clients in step would else count one round more
+        at_once = (end_s > from_s) & (end_s <= to_s)
+        parts = np.divide(
+            under_way_s, end_s - sent_s, out=at_once.astype(np.float64), where=end_s > sent_s
+        )
         tokens = _tokens_within(first_s, end_s, np.asarray(seen.tokens), (from_s, to_s))
-        fields["requests_per_s"] = int(ended.sum()) / length_s
+        fields["requests_per_s"] = float(parts[failed == 0].sum()) / length_s
         fields["in_flight_mean_requests"] = float(under_way_s.sum()) / length_s
         fields["output_tokens_per_s"] = tokens / length_s if math.isfinite(tokens) else None
     return fields
@@ -256,14 +266,19 @@ def _tolerated_s(spreads: dict[str, Spread]) -> float:
     return max(LATE_S, LATE_SHARE * typical_s)
 
 
-def _notes(point: Point) -> Iterator[str]:
+def _notes(point: Point, errors: Counter[str]) -> Iterator[str]:
     """What to know about the point before it is believed."""
     requests = point.requests or 0
+    failed = point.failed - point.failures.get("stopped", 0)
     if point.stopped:
         yield "stopped before its end: in no fit, and measured again when the run goes on"
-    if point.failed:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in point.failures.items())
-        yield f"{point.failed} of {requests + point.failed} failed ({kinds}); in no percentile"
+    if failed:
+        kinds = ", ".join(
+            f"{count} {kind}" for kind, count in point.failures.items() if kind != "stopped"
+        )
+        yield f"{failed} of {requests + failed} failed ({kinds}); in no percentile"
+        for error, _ in errors.most_common(SHOWN_ERRORS):
+            yield f"failed with: {error}"
     elif not requests:
         yield "no request was measured"
     if point.overloaded:
@@ -275,13 +290,20 @@ def _notes(point: Point) -> Iterator[str]:
             " raise --duration or --requests"
         )
     if point.client_bound:
+        remedy = (
+            "close what else runs here, or measure from another machine"
+            if point.concurrency == 1
+            else "add --workers"
+        )
         yield (
-            f"the client was late by {format_time(point.lateness_p99_s)} at p99: add --workers"
-            " before trusting this level"
+            f"the client was late by {format_time(point.lateness_p99_s)} at p99: {remedy} before"
+            " trusting this level"
         )
     few = [each for each in PERCENTILES if 0 < requests * (100 - each) < 100]  # noqa: PLR2004 — %
-    if few:
-        yield (
-            f"fewer than {100 // (100 - few[0])} requests:"
-            f" {' and '.join(f'p{each}' for each in few)} are extremes, not percentiles"
-        )
+    if requests == 1:
+        yield "one request has no percentiles: each is that request"
+    elif few:
+        names = [f"p{each}" for each in few]
+        listed = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+        are = "are extremes, not percentiles" if names[1:] else "is an extreme, not a percentile"
+        yield f"fewer than {100 // (100 - few[0])} requests: {listed} {are}"

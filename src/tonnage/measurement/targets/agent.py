@@ -53,6 +53,11 @@ class AgentTarget:
 
     async def open(self) -> None:
         """Start the server and wait until it takes connections."""
+        if await self._is_listening():
+            raise TonnageError(
+                f"something listens at {self._address} already:",
+                hint="Stop it, or leave out the command after -- to measure it as it is.",
+            )
         await self._recorder.open()
         url = self._recorder.url_for()
         self._process = await asyncio.create_subprocess_exec(
@@ -77,28 +82,16 @@ class AgentTarget:
         """Stop the server, then the recorder."""
         await self._target.close()
         process = self._process
-        if process is not None and process.returncode is None:
-            for ending in (signal.SIGTERM, signal.SIGKILL):
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, ending)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(ENDING_S):
-                        await process.wait()
-                        break
+        if process is not None:
+            await _end_group(process)
         await self._recorder.close()
         self._said.close()
 
     async def _listening(self, process: asyncio.subprocess.Process) -> None:
         """Return when the address takes a connection. Raises TonnageError when it never will."""
-        url = urlsplit(self._address)
-        port = url.port or (443 if url.scheme == "https" else 80)
         until_s = clock() + START_S
         while clock() < until_s:
-            with suppress(OSError):
-                _, writer = await asyncio.open_connection(url.hostname, port)
-                writer.close()
-                with suppress(OSError):
-                    await writer.wait_closed()
+            if await self._is_listening():
                 return
             if process.returncode is not None:
                 raise TonnageError(
@@ -111,8 +104,35 @@ class AgentTarget:
             f"{self._last_words()}."
         )
 
+    async def _is_listening(self) -> bool:
+        url = urlsplit(self._address)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            _, writer = await asyncio.open_connection(url.hostname, port)
+        except OSError:
+            return False
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return True
+
     def _last_words(self) -> str:
         size = self._said.seek(0, os.SEEK_END)
         self._said.seek(max(size - LAST_BYTES, 0))
         lines = self._said.read().decode(errors="replace").strip().splitlines()
         return f": {lines[-1].strip()}" if lines else ""
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """End a process and all that it started: in time, or by force, even when nobody waits."""
+    try:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDING_S):
+                    await process.wait()
+    finally:
+        with suppress(ProcessLookupError):  # whatever outlived it, or never heard of it
+            os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()

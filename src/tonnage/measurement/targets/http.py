@@ -19,11 +19,11 @@ import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 from urllib.parse import SplitResult, quote, urlsplit
 
 from tonnage.errors import MissingExtraError, UsageError
-from tonnage.measurement.load import Failure, clock
+from tonnage.measurement.load import Failure, Outcome, TargetSpec, clock
 
 try:
     import httptools
@@ -66,6 +66,18 @@ class Exchange:
     error: str = ""
     stale_retries: int = 0
 
+    def outcome(self, **seen: Any) -> Outcome:  # noqa: ANN401 — fields of Outcome
+        """What came of a prompt by it, with what was `seen` in its body."""
+        return Outcome(
+            sent_s=self.sent_s,
+            end_s=self.end_s,
+            status=self.status,
+            failure=self.failure,
+            error=self.error,
+            stale_retries=self.stale_retries,
+            **seen,
+        )
+
 
 class HttpClient:
     """Exchanges with one server. Raises UsageError for a URL or header that cannot be used.
@@ -91,6 +103,16 @@ class HttpClient:
         self._connections: set[_Connection] = set()
         self._idle: list[_Connection] = []
         _allow_files()
+
+    @classmethod
+    def of(cls, spec: TargetSpec, base_url: str | None = None) -> HttpClient:
+        """The client for a target; `base_url` where that is not its address."""
+        return cls(
+            base_url or spec.address,
+            headers=spec.headers,
+            timeout_s=spec.timeout_s,
+            stall_timeout_s=spec.stall_timeout_s,
+        )
 
     async def exchange(
         self, method: str, path: str, body: bytes | None, on_data: OnData

@@ -30,12 +30,7 @@ class NatTarget:
 
     def __init__(self, spec: TargetSpec) -> None:
         self._address = spec.address
-        self._client = HttpClient(
-            spec.address,
-            headers=spec.headers,
-            timeout_s=spec.timeout_s,
-            stall_timeout_s=spec.stall_timeout_s,
-        )
+        self._client = HttpClient.of(spec)
         self._model: str | None = None
 
     @property
@@ -53,15 +48,9 @@ class NatTarget:
         body = json.dumps({"input_message": prompt.text}).encode()
         exchange = await self._client.exchange("POST", PATH, body, answer.read)
         calls = calls_of(answer.events)
-        outcome = Outcome(
-            sent_s=exchange.sent_s,
-            end_s=exchange.end_s,
+        outcome = exchange.outcome(
             token_s=answer.token_s,
-            status=exchange.status,
-            failure=exchange.failure,
-            error=exchange.error,
             answer="".join(answer.pieces),
-            stale_retries=exchange.stale_retries,
             runtime_s=runtime_s_of(answer.events),
             llm_calls=calls,
         )

@@ -41,12 +41,7 @@ class OpenAiTarget:
             address = address.removesuffix(path)
         if address.count("/") <= 2:  # noqa: PLR2004 — http://host, no path
             address += "/v1"
-        self._client = HttpClient(
-            f"{address}?{query}" if query else address,
-            headers=spec.headers,
-            timeout_s=spec.timeout_s,
-            stall_timeout_s=spec.stall_timeout_s,
-        )
+        self._client = HttpClient.of(spec, f"{address}?{query}" if query else address)
         self._address = address
         self._chat = spec.kind == "chat"
         self._path = ENDPOINTS[spec.kind]
@@ -79,15 +74,8 @@ class OpenAiTarget:
         exchange = await self._client.exchange(
             "POST", self._path, self._encode(prompt), answer.read
         )
-        outcome = Outcome(
-            sent_s=exchange.sent_s,
-            end_s=exchange.end_s,
-            token_s=answer.token_s,
-            status=exchange.status,
-            failure=exchange.failure,
-            error=exchange.error,
-            stale_retries=exchange.stale_retries,
-        )
+        outcome = exchange.outcome(token_s=answer.token_s)
+        outcome.error = _told(outcome.error)
         self._judge(outcome, answer)
         outcome.answer = "".join(answer.content)
         self._count(outcome, answer)
@@ -294,6 +282,20 @@ def _message_of(error: object) -> str:
     if isinstance(error, dict):
         error = error.get("message") or json.dumps(error)
     return str(error)
+
+
+def _told(error: str) -> str:
+    """What the body of an HTTP error says, without the JSON around it."""
+    try:
+        body = json.loads(error)
+    except (ValueError, RecursionError):
+        return error
+    inner = body.get("error") if isinstance(body, dict) else None
+    message = inner.get("message") if isinstance(inner, dict) else None
+    if not isinstance(inner, dict) or not isinstance(message, str) or not message:
+        return error
+    about = inner.get("param")
+    return f"{message} ({about})" if about and str(about) not in message else message
 
 
 def _whole_number(value: object) -> int | None:

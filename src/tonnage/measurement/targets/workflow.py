@@ -39,12 +39,7 @@ class JsonTarget:
         self._fill = compile_template(spec.request_template or DEFAULT_TEMPLATE)
         self._path = tuple(spec.answer_path.split(".")) if spec.answer_path else ()
         self._address = spec.address
-        self._client = HttpClient(
-            spec.address,
-            headers=spec.headers,
-            timeout_s=spec.timeout_s,
-            stall_timeout_s=spec.stall_timeout_s,
-        )
+        self._client = HttpClient.of(spec)
 
     @property
     def model(self) -> str | None:
@@ -60,14 +55,7 @@ class JsonTarget:
         answer = _Answer(self._path)
         body = json.dumps(self._fill(prompt)).encode()
         exchange = await self._client.exchange("POST", "", body, answer.read)
-        outcome = Outcome(
-            sent_s=exchange.sent_s,
-            end_s=exchange.end_s,
-            status=exchange.status,
-            failure=exchange.failure,
-            error=exchange.error,
-            stale_retries=exchange.stale_retries,
-        )
+        outcome = exchange.outcome()
         answer.conclude(outcome)
         outcome.error = self._client.shown(outcome.error)
         return outcome
