@@ -7,7 +7,7 @@ DEMO := .venv/installed-demo
 DEV := .venv/installed-dev
 NAT := .venv-nat/installed
 # What its own extras do not bring: agents on langchain, and greenlet for its web server.
-NAT_NEEDS := '.[nat]' 'nvidia-nat[langchain]' greenlet pytest
+NAT_NEEDS := '.[nat]' 'nvidia-nat[langchain]' greenlet hypothesis pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench test-nat acceptance-vllm docs check lint types imports format constraints clean

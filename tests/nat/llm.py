@@ -50,6 +50,7 @@ def llm_server() -> Iterator[Server]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # which would hold a body back for 40 ms
     server: Server
 
     def do_POST(self) -> None:

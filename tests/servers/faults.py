@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import cast
 
+from tests.servers.ending import end
+
 DRIP_S = 0.05
 IDLE_S = 0.05  # how long `dies-idle` keeps a connection
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
@@ -235,11 +237,7 @@ async def fault_server(
     try:
         yield faults
     finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
+        await end(server, tasks)
 
 
 async def _answer_one(connection: _Connection, asked: Counter[str]) -> bool:

@@ -111,11 +111,14 @@ def slots_server(
     async def stop() -> None:
         if state.server is not None:
             state.server.close()
-        await asyncio.sleep(SETTLES_S)
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        while True:
+            await asyncio.sleep(SETTLES_S)
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            if not others:
+                return
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
 
     state = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
     try:

@@ -3,8 +3,10 @@
 import asyncio
 import json
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from tests.sizing_calc.workflow_server import STEADY_S, WorkflowServer
 from tonnage.errors import InputError, TonnageError, UsageError
@@ -224,7 +226,7 @@ def test_a_server_that_goes_away_ends_the_sweep_and_costs_nothing(config_file):
         runner, output = measured(config_file, server, concurrencies=[1, 2, 3, 4, 5])
         port = server.port
     # levels 1 and 2 took 21 + 22 requests; 3 broke in the middle, 4 found nobody
-    assert "nobody listens" in runner.halted
+    assert runner.halted.startswith(f"nat {server.url} is gone: nobody listens")
     assert not runner.interrupted
     assert list(output.calc_data) == [1, 2, 3, 4]
     assert output.tonnage.wf_runtime.levels == [1, 2]
@@ -386,6 +388,24 @@ def test_no_secret_of_the_endpoint_is_written(config_file):
     assert all("hush" not in each.read_text() for each in folder_of(runner).iterdir())
 
 
+def test_headers_reach_the_endpoint_and_no_repr_dump_or_error(config_file):
+    headers = {"Authorization": "Bearer hush-hush"}
+    with WorkflowServer() as server:
+        config = configured(config_file, server, headers=headers, num_passes=1)
+        asyncio.run(CalcRunner(config).run())
+    assert {each["authorization"] for each in server.headers} == {"Bearer hush-hush"}
+    assert "hush" not in f"{config!r} {config.model_dump()} {config.model_dump_json()}"
+    for wrong in ({"headers": {"Authorization": ["hush-hush"]}}, {"header": headers}):
+        with pytest.raises(ValidationError) as refused:
+            configured(config_file, server, **wrong)
+        assert "hush" not in str(refused.value)
+
+
+def test_headers_are_for_an_endpoint():
+    with pytest.raises(ConfigError, match="headers can only go with a server"):
+        CalcRunner(CalcRunnerConfig(config_file=Path("any"), headers={"X-Key": "hush"}))
+
+
 def test_a_summary_is_written_while_the_sweep_runs(config_file):
     with WorkflowServer() as server:
         runner = CalcRunner(configured(config_file, server))
@@ -395,9 +415,6 @@ def test_a_summary_is_written_while_the_sweep_runs(config_file):
             def begin(self, job, notes):
                 assert not notes
                 assert json.loads((job.folder / "unfinished.json").read_text())
-
-            def begin_level(self, concurrency, samples):
-                pass
 
             def progress(self, progress):
                 pass
@@ -412,6 +429,16 @@ def test_a_summary_is_written_while_the_sweep_runs(config_file):
 
 
 # ── before the first request ────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("missing", ["target_users", "test_gpu_count"])
+def test_a_target_that_gives_no_estimate_is_warned_of_before(config_file, missing):
+    asked = {"target_users": 9, "test_gpu_count": 8, "target_llm_latency": 1} | {missing: 0}
+    with WorkflowServer() as server:
+        config = configured(config_file, server, **asked)
+        assert any(missing in each for each in prepare(config).warnings)
+        whole = configured(config_file, server, **asked | {missing: 7})
+    assert not prepare(whole).warnings
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,15 @@
 """`tonnage sizing calc` measuring, as its own process: killed, interrupted, mistaken."""
 
 import json
+import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 
 import pytest
@@ -77,6 +82,25 @@ def test_a_sweep_with_targets_prints_the_answer(config_file):
     assert not (the_job(config_file) / "unfinished.json").exists()
 
 
+def test_on_a_terminal_what_is_done_stands_above_the_live_line(config_file):
+    terminal, stderr = pty.openpty()
+    termios.tcsetwinsize(stderr, (24, 80))
+    shown = b""
+    with WorkflowServer(hold_s=STEADY_S) as server:
+        told = command(config_file, server)
+        with subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=stderr) as child:
+            os.close(stderr)
+            with suppress(OSError):  # how Linux says that the other side has closed
+                while part := os.read(terminal, 65536):
+                    shown += part
+    os.close(terminal)
+    assert child.returncode == 0
+    lines = re.split(r"\r\n|\r\x1b\[2K", shown.decode())  # a new one, or in place of the last
+    assert any(line.startswith("[1/4] 1 client ") for line in lines)
+    for level, count in SAMPLES.items():
+        assert any(line.startswith(f"concurrency {level}: {count} items") for line in lines)
+
+
 def test_without_targets_it_only_measures(config_file):
     with WorkflowServer(hold_s=STEADY_S) as server:
         result = run(config_file, server)
@@ -129,11 +153,28 @@ def test_ctrl_c_keeps_and_prints_what_there_is(config_file):
     assert measured_levels(folder) == SAMPLES
 
 
+def test_keys_from_the_environment_are_sent_and_nothing_else(config_file, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "hush-hush")
+    monkeypatch.setenv("MY_TENANT", "whisper")
+    with WorkflowServer(status_of=lambda count: 401 if count % 5 == 0 else 200) as server:
+        result = run(
+            config_file, server, "--api_key", "MY_KEY", "--header", "X-Tenant=MY_TENANT",
+            "--num_passes", 3,
+        )  # fmt: skip
+    sent = {(each["authorization"], each["x-tenant"]) for each in server.headers}
+    assert sent == {("Bearer hush-hush", "whisper")}
+    assert "too many" in result.stderr  # as the server says it, but for the key
+    said = [result.stdout, result.stderr]
+    said += [each.read_text(errors="replace") for each in the_job(config_file).iterdir()]
+    assert len(said) == 4
+    assert not [text for text in said if "hush" in text or "whisper" in text]
+
+
 def test_a_server_that_goes_away_exits_3(config_file):
     with WorkflowServer(lives_for=30) as server:
         result = run(config_file, server)
     assert result.returncode == 3
-    assert "error: nobody listens" in result.stderr
+    assert f"error: nat {server.url} is gone: nobody listens" in result.stderr
     assert "The same command goes on" in result.stderr
     assert "!W" in result.stdout
 
@@ -171,6 +212,8 @@ def test_an_output_directory_that_nat_empties_is_warned_of(config_file):
         (["--endpoint", "nowhere"], 2, "--endpoint must be the URL"),
         (["--min_samples", -1], 2, "--min_samples must be a number from 0 up"),
         (["--request_template", "{"], 2, "template is not JSON"),
+        (["--api_key", "NO_SUCH"], 2, "there is no environment variable of that name"),
+        (["--header", "X-Key"], 2, "for example --header X-Api-Key=MY_KEY"),
     ],
 )
 def test_a_mistake_names_its_flag(config_file, told, code, says):

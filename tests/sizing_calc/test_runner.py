@@ -419,3 +419,59 @@ def test_the_estimate_is_proportional_to_users_and_gpus(users, gpus):
     output = estimate_gpus(measured, configured(".", target_users=users, test_gpu_count=gpus))
     found = output.gpu_estimates.gpu_estimate_by_wf_runtime
     assert found == pytest.approx(75.35159084873074 * users / 100 * gpus / 8)
+
+
+# ── levels that bend ────────────────────────────────────────────────────────────────────────────
+
+
+def bending(folder, *, noise=0.02):
+    """Levels of a known law: 2 s alone, 5 % contention, 0.4 % coherency; saved as measured."""
+    levels = (1, 2, 4, 8, 12, 16, 24, 32, 40, 48)
+    runtime_s = {n: (1 + 0.05 * (n - 1) + 0.004 * n * (n - 1)) * 2.0 for n in levels}
+    sign = {n: (-1) ** position for position, n in enumerate(levels)}
+    job = folder / "online" / "job_1"
+    job.mkdir(parents=True)
+    data = {
+        str(n): {"sizing_metrics": {"workflow_runtime_p95": each * (1 + noise * sign[n])}}
+        for n, each in runtime_s.items()
+    }
+    (job / "calc_runner_output.json").write_text(json.dumps({"calc_data": data}))
+    return folder
+
+
+def test_a_line_through_a_bend_is_the_answer_and_is_warned_of(tmp_path):
+    output = sized(bending(tmp_path), target_workflow_runtime=6)
+    facts = output.tonnage.wf_runtime
+    assert facts.kind == "line"
+    assert facts.law is not None
+    assert facts.law.knee == pytest.approx(math.sqrt(0.95 / 0.004), rel=0.1)
+    assert any(
+        "the levels bend" in each and "--fit best" in each for each in output.tonnage.warnings
+    )
+    assert output.fit_results.wf_runtime_fit is not None
+
+
+@pytest.mark.parametrize("kind", ["usl", "best"])
+def test_the_law_finds_the_load_that_the_line_misses(tmp_path, kind):
+    truth = 17.6  # 2 (1 + 0.05 (n - 1) + 0.004 n (n - 1)) = 6
+    folder = bending(tmp_path)
+    by_line = sized(folder, target_workflow_runtime=6).tonnage.wf_runtime
+    output = sized(folder, target_workflow_runtime=6, fit_config={"kind": kind})
+    facts = output.tonnage.wf_runtime
+    assert facts.kind == "usl"
+    assert facts.concurrency_at_target == pytest.approx(truth, rel=0.03)
+    assert by_line.concurrency_at_target is not None
+    assert abs(by_line.concurrency_at_target - truth) > 2
+    assert output.gpu_estimates.gpu_estimate_by_wf_runtime == pytest.approx(
+        800 / facts.concurrency_at_target
+    )
+    assert not any("the levels bend" in each for each in output.tonnage.warnings)
+    assert output.fit_results.wf_runtime_fit is not None  # the line stays in the file
+
+
+def test_levels_on_a_line_stay_on_it(add_job, tmp_path):
+    add_job(body_of(line(0.5, 3.0, range(1, 11))))
+    plain = sized(tmp_path)
+    best = sized(tmp_path, fit_config={"kind": "best"})
+    assert not any("the levels bend" in each for each in plain.tonnage.warnings)
+    assert best.gpu_estimates == plain.gpu_estimates

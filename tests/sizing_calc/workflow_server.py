@@ -16,9 +16,10 @@ STEADY_S = 0.02  # long enough that a busy machine still has every client in fli
 
 
 class WorkflowServer:
-    """Use as a context. `asked` holds each question in the order of arrival.
+    """Use as a context. `asked` holds each question in the order of arrival, `headers` what came.
 
-    `status_of` is the status for the n-th request; after `lives_for` requests nobody listens.
+    `status_of` is the status for the n-th request, whose answer repeats the key that came with it;
+    after `lives_for` requests nobody listens.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class WorkflowServer:
         self.with_llm_call = with_llm_call
         self.plain = plain
         self.asked: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.peak = 0
         self.in_flight = 0
         self.port = 0
@@ -95,13 +97,13 @@ class WorkflowServer:
 
     async def _exchange(self, reader, writer):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        headers = dict(
-            line.lower().split(": ", 1) for line in head.split("\r\n")[1:] if ": " in line
-        )
+        pairs = (line.partition(": ") for line in head.split("\r\n")[1:])
+        headers = {name.lower(): value for name, _, value in pairs}
         body = json.loads(await reader.readexactly(int(headers["content-length"])))
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
         try:
+            self.headers.append(headers)
             self.asked.append(body.get("input_message", body.get("query")))
             if self.lives_for is not None and len(self.asked) > self.lives_for:
                 self._hang_up()
@@ -112,7 +114,7 @@ class WorkflowServer:
         finally:
             self.in_flight -= 1
         if status != 200:
-            text = '{"detail": "too many"}'
+            text = json.dumps({"detail": "too many", "for": headers.get("authorization")})
         elif self.plain:
             text = json.dumps({"result": {"text": "an answer"}})
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tonnage.cli.door import GroupedOptions
+from tonnage.cli.fit import FitKind
+from tonnage.cli.secret_headers import secret_headers
 from tonnage.errors import EXIT_BAD_INPUT, EXIT_INFEASIBLE, EXIT_INTERRUPTED, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ FLAGS = {
     "min_samples": "--min_samples",
     "request_template": "--request_template",
     "answer_path": "--answer_path",
+    "headers": "--header and --api_key",
 }
 
 
@@ -122,6 +124,15 @@ def calc(
             rich_help_panel=TEST,
         ),
     ] = False,
+    fit: Annotated[
+        FitKind,
+        typer.Option(
+            "--fit",
+            help="What estimates rest on: the line, the Universal Scalability Law, or whichever"
+            " predicts left-out levels better.",
+            rich_help_panel=TARGETS,
+        ),
+    ] = FitKind.LINE,
     no_plots: Annotated[
         bool, typer.Option("--no_plots", help="Draw nothing.", rich_help_panel=TEST)
     ] = False,
@@ -197,6 +208,27 @@ def calc(
             show_default=False,
         ),
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            "--api_key",
+            metavar="VARIABLE",
+            help="The environment variable with the key to send to --endpoint as a bearer token.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            metavar="NAME=VARIABLE",
+            help="A header to send to --endpoint, and the environment variable with its value."
+            " Repeatable.",
+            rich_help_panel=SERVER,
+            show_default=False,
+        ),
+    ] = None,
     endpoint_timeout: Annotated[
         int,
         typer.Option(
@@ -242,7 +274,7 @@ def calc(
 
     import asyncio  # noqa: PLC0415 — cold start
 
-    from tonnage.sizing_calc import CalcRunnerConfig  # noqa: PLC0415 — as above
+    from tonnage.sizing_calc import CalcRunnerConfig, FitConfig  # noqa: PLC0415 — as above
 
     config = CalcRunnerConfig(
         config_file=config_file,
@@ -258,25 +290,31 @@ def calc(
         output_dir=calc_output_dir,
         append_job=append_calc_outputs,
         plot_data=not no_plots,
+        fit_config=FitConfig(kind=fit.value),
         force=force,
         fresh=fresh,
         min_samples=min_samples,
         warm_up=not no_warmup,
         request_template=request_template,
         answer_path=answer_path,
+        headers=secret_headers(api_key, header or ()),
     )
     if offline_mode:
         runner = _runner(config)
         _tell(runner, asyncio.run(runner.run()))
         return
 
+    from tonnage.cli.live import LiveWatch  # noqa: PLC0415 — as above
+    from tonnage.cli.sweep_lines import SweepLines  # noqa: PLC0415 — as above
+    from tonnage.measurement.load import Level  # noqa: PLC0415 — as above
     from tonnage.measurement.loop import run as run_on_best_loop  # noqa: PLC0415 — as above
-    from tonnage.sizing_calc.progress import ShownProgress  # noqa: PLC0415 — as above
 
-    with ShownProgress(sys.stderr) as progress:
-        runner = _runner(config, progress)
+    shown = [Level(name=f"{level}", concurrency=level) for level in levels]
+    with LiveWatch(quiet=False, levels=shown) as live:
+        lines = SweepLines(live)
+        runner = _runner(config, lines)
         output = run_on_best_loop(_measure(runner))
-    _tell(runner, output, progress.told)
+    _tell(runner, output, lines.told)
 
 
 def _runner(config: CalcRunnerConfig, watch: SweepWatch | None = None) -> CalcRunner:
@@ -308,9 +346,9 @@ def _tell(runner: CalcRunner, output: CalcRunnerOutput, told: Collection[str] = 
 
     if output.calc_data:
         typer.echo(render_summary(output), nl=False)
-    for warning in output.tonnage.warnings:
-        if warning not in told:
-            typer.echo(f"warning: {warning}", err=True)
+        for warning in output.tonnage.warnings:
+            if warning not in told:
+                typer.echo(f"warning: {warning}", err=True)
     for note in runner.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {runner.folder}", err=True)

@@ -32,6 +32,7 @@ except ModuleNotFoundError:
         "recording LLM calls needs httptools.", hint='Install it: pip install "tonnage[measure]"'
     ) from None
 
+JOINING_TURNS = 10  # of the event loop
 NOTED_PATHS = (b"/chat/completions", b"/completions", b"/responses")
 # of one hop only; Host is written anew, and a change of protocol would make the rest unreadable
 DROPPED_HEADERS = {b"host", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"}
@@ -88,6 +89,8 @@ class Recorder:
         if self._server is None:
             return
         self._server.close()
+        for _ in range(JOINING_TURNS):  # a connection accepted a moment ago has not joined yet
+            await asyncio.sleep(0)
         for client in tuple(self._clients):
             client.abort()
         await self._server.wait_closed()

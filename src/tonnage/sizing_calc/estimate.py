@@ -7,17 +7,23 @@ silent, the answer here carries the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tonnage.measurement.fits import (
+    Fit,
     FitRules,
     LineFit,
     NoFit,
+    Points,
     Range,
     Unreachable,
+    UslFit,
+    choose_fit,
     concurrency_at,
     fit_line,
+    fit_usl,
     gpu_estimate,
     gpu_range,
     intercept_range,
@@ -31,6 +37,8 @@ from tonnage.sizing_calc.models import (
     FitFacts,
     FitResults,
     GPUEstimates,
+    Kind,
+    LawFacts,
     LinearFitResult,
     SizingMetricPerItem,
     SizingMetricsPerConcurrency,
@@ -38,6 +46,7 @@ from tonnage.sizing_calc.models import (
 )
 
 ADVISED_LEVELS = 10  # as the guide of `nat sizing calc` recommends
+CLEARLY_BETTER = 0.5  # of the line's error: a law with a third parameter wins easily by a little
 STEEP_SLOPE_S = 1.0  # seconds more for each request in flight: there too
 
 Measured = Mapping[int, SizingMetricsPerConcurrency]
@@ -69,7 +78,7 @@ LATENCY = Metric(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sized:
-    """One metric's line and estimate."""
+    """One metric's line, which is shown whatever the estimate rests on, and its estimate."""
 
     facts: FitFacts
     fit: LineFit | None
@@ -157,36 +166,61 @@ def _size(usable: Measured, metric: Metric, config: CalcRunnerConfig) -> _Sized:
         for concurrency, level in sorted(usable.items())
         if metric.p95_s(level) > 0
     ]
-    fit = fit_line(points, _rules(config))
+    rules = _rules(config)
+    line = fit_line(points, rules)
+    fit, facts = _chosen(points, line, rules, config.fit_config.kind)
+    if isinstance(line, LineFit):
+        facts.levels = list(line.levels)
+        facts.slope_range = _sides(slope_range(line))
+        facts.intercept_range = _sides(intercept_range(line))
+    drawn = line if isinstance(line, LineFit) else None
     if isinstance(fit, NoFit):
-        return _Sized(facts=FitFacts(no_fit=fit.reason), fit=None, gpus=None)
-    facts = FitFacts(
-        levels=list(fit.levels),
-        slope_range=_sides(slope_range(fit)),
-        intercept_range=_sides(intercept_range(fit)),
-    )
+        facts.no_fit = fit.reason
+        return _Sized(facts=facts, fit=drawn, gpus=None)
     target_s = metric.target_s(config)
     if not (target_s > 0 and config.target_users > 0 and config.test_gpu_count > 0):
-        return _Sized(facts=facts, fit=fit, gpus=None)
+        return _Sized(facts=facts, fit=drawn, gpus=None)
     reached = concurrency_at(fit, target_s)
     if isinstance(reached, Unreachable):
-        facts = facts.model_copy(update={"not_reachable": reached.reason})
-        return _Sized(facts=facts, fit=fit, gpus=None)
-    gpus = None
+        facts.not_reachable = reached.reason
+        return _Sized(facts=facts, fit=drawn, gpus=None)
+    facts.concurrency_at_target = reached.concurrency
+    facts.concurrency_range = _sides(reached.range)
     if reached.range is not None:
         gpus = gpu_range(config.target_users, reached.range, config.test_gpu_count)
+        facts.gpu_range = _sides(gpus)
+    facts.extrapolated_beyond = fit.levels[-1] if reached.extrapolated else None
     return _Sized(
-        facts=facts.model_copy(
-            update={
-                "concurrency_at_target": reached.concurrency,
-                "concurrency_range": _sides(reached.range),
-                "gpu_range": _sides(gpus),
-                "extrapolated_beyond": fit.levels[-1] if reached.extrapolated else None,
-            }
-        ),
-        fit=fit,
+        facts=facts,
+        fit=drawn,
         gpus=gpu_estimate(config.target_users, reached.concurrency, config.test_gpu_count),
     )
+
+
+def _chosen(
+    points: Points, line: LineFit | NoFit, rules: FitRules, kind: Kind
+) -> tuple[Fit | NoFit, FitFacts]:
+    """What the estimate rests on, with both kinds compared on levels that were left out."""
+    usl = fit_usl(points, rules)
+    choice = choose_fit(points, rules)
+    fit = {"line": line, "usl": usl, "best": choice.fit}[kind]
+    facts = FitFacts(
+        kind="usl" if fit is not line and isinstance(fit, UslFit) else "line",
+        line_error=_finite(choice.line_error),
+        law_error=_finite(choice.usl_error),
+    )
+    if isinstance(usl, UslFit):
+        facts.law = LawFacts(
+            rate_alone_per_s=usl.rate_alone_per_s,
+            contention=usl.contention,
+            coherency=usl.coherency,
+            knee=usl.knee,
+        )
+    return fit, facts
+
+
+def _finite(error: float | None) -> float | None:
+    return error if error is not None and math.isfinite(error) else None
 
 
 def _rules(config: CalcRunnerConfig) -> FitRules:
@@ -269,10 +303,10 @@ def _unmeasured_warnings(usable: Measured) -> list[str]:
 
 def _fit_warnings(metric: Metric, sized: _Sized) -> list[str]:
     fit, facts = sized.fit, sized.facts
-    warnings: list[str] = []
+    warnings = _bend_warnings(metric, facts)
     if fit is None:
         return warnings
-    if fit.outliers:
+    if fit.outliers and facts.kind == "line":
         left_out = ", ".join(map(str, fit.outliers))
         warnings.append(f"{metric.label}: concurrency {left_out} left out of the fit as outlier.")
     if fit.slope > STEEP_SLOPE_S:
@@ -293,3 +327,16 @@ def _fit_warnings(metric: Metric, sized: _Sized) -> list[str]:
             " in flight: one request alone already misses the target, whatever the GPU count."
         )
     return warnings
+
+
+def _bend_warnings(metric: Metric, facts: FitFacts) -> list[str]:
+    """A line through levels that bend; said where it shows at levels that were left out."""
+    law, line_error, law_error = facts.law, facts.line_error, facts.law_error
+    if facts.kind == "usl" or law is None or line_error is None or law_error is None:
+        return []
+    if law_error > CLEARLY_BETTER * line_error:
+        return []
+    knee = f", with most throughput at concurrency {law.knee:.3g}" if law.knee else ""
+    said = f"{metric.label}: the levels bend{knee}."
+    errors = f"the scalability law misses by {law_error:.3g} s, the line by {line_error:.3g} s"
+    return [f"{said} Of levels left out, {errors}. --fit best estimates by the better one."]

@@ -243,4 +243,8 @@ def standing_jobs(online: Path, *, append: bool) -> list[Path]:
 
 def cannot_write(path: Path, error: OSError) -> InputError:
     """What to say of a path that the system refuses to write."""
-    return InputError(f"cannot be written: {error.strerror}.", file=str(path))
+    return InputError(
+        f"cannot be written: {error.strerror}.",
+        hint="Measurements and answers need a directory with room that can be written to.",
+        file=str(path),
+    )

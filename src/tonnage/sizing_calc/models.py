@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -18,6 +18,7 @@ from tonnage.errors import UsageError
 MOST = 10**12  # of anything counted or timed here; beyond it floats overflow, and nothing is real
 MOST_SAMPLES = 10**6  # requests of one level, which are held in memory until it is done
 
+Kind = Literal["line", "usl", "best"]
 Count = Annotated[int, Field(ge=0, le=MOST)]
 Concurrency = Annotated[int, Field(gt=0, le=MOST)]
 Seconds = Annotated[
@@ -40,7 +41,11 @@ class ConfigError(UsageError, ValueError):
 
 
 class FitConfig(BaseModel):
-    """When a level is an outlier, and when a fit is too poor to use."""
+    """When a level is an outlier, and when a fit is too poor to use.
+
+    Of ours: `kind`, what estimates rest on: the line, the Universal Scalability Law, or the better
+    of the two at levels that were left out.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -49,6 +54,7 @@ class FitConfig(BaseModel):
     extreme_outlier_threshold: float = Field(2.0, ge=0)
     conservative_outlier_threshold: float = Field(1.5, ge=0)
     min_r_squared: float = Field(0.7, le=1)
+    kind: Kind = "line"
 
 
 class CalcRunnerConfig(BaseModel):
@@ -58,11 +64,11 @@ class CalcRunnerConfig(BaseModel):
     different things; `fresh`, whether to leave an unfinished job alone instead of going on with it;
     `min_samples` at each level, where `num_passes` does not say how many; `warm_up`, one request
     for each client before its level is measured; `request_template` or `answer_path` makes
-    `endpoint` any server that answers in JSON. An unknown name is an error, so that a misspelt
-    target is not a target of zero.
+    `endpoint` any server that answers in JSON; `headers` hold secrets, which go to `endpoint` and
+    nowhere else. An unknown name is an error, so that a misspelt target is not a target of zero.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)  # it may be a secret
 
     config_file: Path | None = None
     endpoint: str | None = None
@@ -88,6 +94,7 @@ class CalcRunnerConfig(BaseModel):
     warm_up: bool = True
     request_template: str | None = None
     answer_path: str | None = None
+    headers: dict[str, str] = Field(default={}, repr=False, exclude=True)
 
 
 def refuse_unusable(config: CalcRunnerConfig) -> None:
@@ -118,7 +125,9 @@ def _refuse_concurrencies(levels: list[int]) -> None:
         if levels.count(level) > 1:
             raise ConfigError("concurrencies", f"must differ; {level} is there twice.")
     if len(levels) < 2:  # noqa: PLR2004 — two points make a line
-        raise ConfigError("concurrencies", f"must be at least two; {len(levels)} given.")
+        raise ConfigError(
+            "concurrencies", f"must be at least two, for a line; {len(levels)} given."
+        )
 
 
 def _refuse_online(config: CalcRunnerConfig) -> None:
@@ -129,9 +138,10 @@ def _refuse_online(config: CalcRunnerConfig) -> None:
     for field, value in (
         ("request_template", config.request_template),
         ("answer_path", config.answer_path),
+        ("headers", config.headers or None),
     ):
         if value is not None and config.endpoint is None:
-            raise ConfigError(field, "is for a server: name it with endpoint.")
+            raise ConfigError(field, "can only go with a server: name it with endpoint.")
     for level in config.concurrencies:
         samples = max(level * max(1, config.num_passes), config.min_samples)
         if samples > MOST_SAMPLES:
@@ -241,8 +251,23 @@ class CalcData(BaseModel):
     sizing_metrics: SizingMetricsPerConcurrency = SizingMetricsPerConcurrency()
 
 
+class LawFacts(BaseModel):
+    """The Universal Scalability Law through the same levels; `knee` is null where nothing bends.
+
+    Requests/s of one request alone, the share of work done one at a time, the cost of each pair.
+    """
+
+    rate_alone_per_s: float
+    contention: float
+    coherency: float
+    knee: float | None
+
+
 class FitFacts(BaseModel):
     """What stands behind one estimate. Ranges are of 90 %, a null side is open.
+
+    `kind` is what the estimate rests on. `line_error` and `law_error` are root mean squares in
+    seconds at levels that were left out; null with too few levels to leave one out.
 
     `no_fit` and `not_reachable` say why there is no estimate. `extrapolated_beyond` is the largest
     level of the fit, where the estimate rests on a higher one.
@@ -257,6 +282,10 @@ class FitFacts(BaseModel):
     extrapolated_beyond: int | None = None
     no_fit: str | None = None
     not_reachable: str | None = None
+    kind: Literal["line", "usl"] = "line"
+    law: LawFacts | None = None
+    line_error: float | None = None
+    law_error: float | None = None
 
 
 class LevelFacts(BaseModel):

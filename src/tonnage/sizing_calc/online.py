@@ -42,10 +42,6 @@ class SweepWatch(Protocol):
         """Where it goes to and what is planned; what to think of that."""
         ...
 
-    def begin_level(self, concurrency: int, samples: int) -> None:
-        """A level starts."""
-        ...
-
     def progress(self, progress: Progress) -> None:
         """How the level stands now."""
         ...
@@ -59,9 +55,6 @@ class Unwatched:
     """Nobody looks."""
 
     def begin(self, job: OnlineJob, notes: Sequence[str]) -> None:
-        """Say nothing."""
-
-    def begin_level(self, concurrency: int, samples: int) -> None:
         """Say nothing."""
 
     def progress(self, progress: Progress) -> None:
@@ -168,7 +161,6 @@ async def sweep(
         keep(swept)
     for concurrency in [each for each in plan.concurrencies if each not in swept.metrics]:
         samples = plan.samples[concurrency]
-        watch.begin_level(concurrency, samples)
         level = Level(
             name=_level_name(concurrency, len(attempts[concurrency]) + 1),
             concurrency=concurrency,
@@ -187,7 +179,7 @@ async def sweep(
         keep(swept)
         watch.end_level(concurrency, swept, before=False)
         if all(map(_met_nobody, records)):
-            swept.halted = f"nobody listens at {plan.subject.target}: {records[-1].error}"
+            swept.halted = f"{plan.subject.target} is gone: {records[-1].error}"
             break
     return swept
 

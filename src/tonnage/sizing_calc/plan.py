@@ -103,6 +103,7 @@ def _target_spec(config: CalcRunnerConfig) -> TargetSpec:
     return TargetSpec(
         kind="json" if any_server else "nat",
         address=config.endpoint if any_server else config.endpoint.rstrip("/"),
+        headers=config.headers,
         timeout_s=config.endpoint_timeout,
         stall_timeout_s=config.endpoint_timeout,  # a workflow may be silent until it is done
         request_template=config.request_template,
@@ -139,6 +140,12 @@ def _nat_version() -> str | None:
 def _warnings(
     workflow: WorkflowFile, config: CalcRunnerConfig, plan: Plan, output_dir: Path
 ) -> Iterator[str]:
+    wanted = config.target_workflow_runtime_p95 > 0 or config.target_llm_latency_p95 > 0
+    if wanted and not (config.target_users and config.test_gpu_count):
+        yield (
+            "without target_users and test_gpu_count no GPUs are estimated; offline_mode can do"
+            " that later, from what is measured now."
+        )
     few = [str(level) for level, count in plan.samples.items() if count < ADVISED_SAMPLES]
     if few:
         yield (

@@ -5,24 +5,23 @@ Drawn with matplotlib, which is the extra `plots`; imported only when a picture 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tonnage.errors import MissingExtraError
+from tonnage.report.chart import BAD, DPI, INK, SERIES, dress, new_figure
 from tonnage.sizing_calc.estimate import LATENCY, RUNTIME
 from tonnage.sizing_calc.jobs import ANALYSIS_PLOT, SIMPLE_PLOT
-from tonnage.sizing_calc.models import CalcRunnerOutput, FitFacts, LinearFitResult
+from tonnage.sizing_calc.models import CalcRunnerOutput, FitFacts, LawFacts, LinearFitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SIMPLE_DPI = 150
 ANALYSIS_DPI = 300
+SMOOTH = 64  # pieces of a curve
 FARTHEST_DRAWN = 3  # times the largest level; an estimate farther out would squeeze the points
 
-_SURFACE, _INK, _QUIET, _GRID = "#ffffff", "#1f2328", "#59636e", "#e4e7eb"
-_OUTLIER = "#c62828"
 # Points from the mark to its label, on the side where a rising line does not run
 _RIGHT_BELOW, _LEFT_ABOVE = (7, -13), (-7, 5)
 
@@ -47,18 +46,11 @@ def write_plots(output: CalcRunnerOutput, folder: Path) -> None:
     series = _series(output)
     if not any(each.points for each in series):
         return
-    try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 — a second, and optional
-    except ImportError:
-        raise MissingExtraError(
-            "no plots without matplotlib:", hint='pip install "tonnage[plots]".'
-        ) from None
-
-    simple = Figure(figsize=(8, 5), facecolor=_SURFACE, layout="constrained")
+    simple = new_figure(8, 5)
     _draw_both(simple.add_subplot(), series)
-    simple.savefig(folder / SIMPLE_PLOT, dpi=SIMPLE_DPI)
+    simple.savefig(folder / SIMPLE_PLOT, dpi=DPI)
 
-    analysis = Figure(figsize=(12, 5), facecolor=_SURFACE, layout="constrained")
+    analysis = new_figure(12, 5)
     panels = analysis.subplots(1, len(series), squeeze=False)[0]
     for axes, each in zip(panels, series, strict=True):
         _draw_analysis(axes, each)
@@ -75,7 +67,7 @@ def _series(output: CalcRunnerOutput) -> list[_Series]:
     return [
         _Series(
             label=LATENCY.label,
-            colour="#2a78d6",
+            colour=SERIES[0],
             points=[(level, LATENCY.p95_s(data)) for level, data in usable.items()],
             fit=output.fit_results.llm_latency_fit,
             facts=facts.llm_latency,
@@ -83,7 +75,7 @@ def _series(output: CalcRunnerOutput) -> list[_Series]:
         ),
         _Series(
             label=RUNTIME.label,
-            colour="#c2500f",
+            colour=SERIES[1],
             points=[(level, RUNTIME.p95_s(data)) for level, data in usable.items()],
             fit=output.fit_results.wf_runtime_fit,
             facts=facts.wf_runtime,
@@ -101,7 +93,7 @@ def _draw_both(axes: Axes, series: list[_Series]) -> None:
             label=f"p95 {each.label}",
         )  # fmt: skip
     _dress(axes, "p95 against concurrency")
-    axes.legend(frameon=False, labelcolor=_INK, loc="upper left")
+    axes.legend(frameon=False, labelcolor=INK, loc="upper left")
 
 
 def _draw_analysis(axes: Axes, series: _Series) -> None:
@@ -109,7 +101,7 @@ def _draw_analysis(axes: Axes, series: _Series) -> None:
     left_out = set(series.fit.outliers_removed) if series.fit is not None else set()
     for kept, colour, marker, name in (
         (True, series.colour, "o", "measured"),
-        (False, _OUTLIER, "x", "left out as outlier"),
+        (False, BAD, "x", "left out as outlier"),
     ):
         points = [point for point in series.points if (point[0] not in left_out) == kept]
         if points:
@@ -117,40 +109,54 @@ def _draw_analysis(axes: Axes, series: _Series) -> None:
             axes.scatter(
                 levels, times, color=colour, marker=marker, s=45, zorder=3, label=name
             )  # fmt: skip
-    if series.fit is not None:
-        _draw_line(axes, series, series.fit)
+    if series.facts.kind == "usl" and series.facts.law is not None:
+        law = series.facts.law
+        _draw_curve(axes, series, lambda at: _law_s(law, at), "scalability law")
+    elif series.fit is not None:
+        fit = series.fit
+        _draw_curve(axes, series, lambda at: fit.intercept + fit.slope * at, "line")
     if series.target_s > 0:
-        axes.axhline(series.target_s, color=_INK, linestyle=":", linewidth=1.5, label="target")
+        axes.axhline(series.target_s, color=INK, linestyle=":", linewidth=1.5, label="target")
     _dress(axes, _title(series))
-    axes.legend(frameon=False, labelcolor=_INK, loc="best")
+    axes.legend(frameon=False, labelcolor=INK, loc="best")
 
 
-def _draw_line(axes: Axes, series: _Series, fit: LinearFitResult) -> None:
+def _law_s(law: LawFacts, at: float) -> float:
+    pairs = law.contention * (at - 1) + law.coherency * at * (at - 1)
+    return (1 + pairs) / law.rate_alone_per_s
+
+
+def _draw_curve(axes: Axes, series: _Series, seconds: Callable[[float], float], name: str) -> None:
     """Whole within the levels it rests on, dashed on to the point that the estimate uses."""
 
-    def stretch(start: float, end: float, style: str, name: str | None) -> None:
+    def stretch(start: float, end: float, style: str, label: str) -> None:
+        places = [start + (end - start) * each / SMOOTH for each in range(SMOOTH + 1)]
         axes.plot(
-            [start, end],
-            [fit.intercept + fit.slope * at for at in (start, end)],
-            color=series.colour, linewidth=1.8, linestyle=style, label=name,
+            places, [seconds(at) for at in places],
+            color=series.colour, linewidth=1.8, linestyle=style, label=label,
         )  # fmt: skip
 
-    first, last = series.facts.levels[0], series.facts.levels[-1]
-    stretch(first, last, "-", "line")
+    levels = series.facts.levels or [level for level, _ in series.points]
+    first, last = levels[0], levels[-1]
+    stretch(first, last, "-", name)
     at = series.facts.concurrency_at_target
     if at is None or at > FARTHEST_DRAWN * last:
         return
     if at > last:
-        stretch(last, at, "--", "line, extrapolated")
-    axes.plot([at], [series.target_s], marker="D", markersize=7, color=_INK, linestyle="none")
+        stretch(last, at, "--", f"{name}, extrapolated")
+    axes.plot([at], [series.target_s], marker="D", markersize=7, color=INK, linestyle="none")
     room = at < last / 2
     axes.annotate(
         f"{at:.3g} in flight", (at, series.target_s), textcoords="offset points",
-        xytext=_RIGHT_BELOW if room else _LEFT_ABOVE, ha="left" if room else "right", color=_INK,
+        xytext=_RIGHT_BELOW if room else _LEFT_ABOVE, ha="left" if room else "right", color=INK,
     )  # fmt: skip
 
 
 def _title(series: _Series) -> str:
+    law = series.facts.law
+    if series.facts.kind == "usl" and law is not None:
+        knee = f", knee at {law.knee:.3g} in flight" if law.knee else ""
+        return f"p95 {series.label}\nscalability law, {1 / law.rate_alone_per_s:.3g} s alone{knee}"
     if series.fit is None:
         return f"p95 {series.label}\nno line: {series.facts.no_fit}"
     fit = series.fit
@@ -161,18 +167,9 @@ def _title(series: _Series) -> str:
 
 
 def _dress(axes: Axes, title: str) -> None:
-    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 — as in write_plots
+    from matplotlib.ticker import MaxNLocator  # noqa: PLC0415 — a second, and optional
 
-    axes.set_title(title, color=_INK, fontsize=11, loc="left")
-    axes.set_xlabel("Concurrency", color=_QUIET)
-    axes.set_ylabel("Seconds", color=_QUIET)
+    dress(axes, title=title, x="Concurrency", y="Seconds")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=True, color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_QUIET)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GRID)

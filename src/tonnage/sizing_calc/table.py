@@ -69,12 +69,21 @@ def _alerts(data: CalcData) -> str:
 
 
 def _fit_line(label: str, fit: LinearFitResult | None, facts: FitFacts) -> str:
-    if fit is None:
+    """The line; or the law, where that is what the estimate rests on."""
+    if facts.kind == "usl" and facts.law is not None:
+        law = facts.law
+        knee = f"knee at concurrency {law.knee:.3g}" if law.knee else "no knee"
+        said = (
+            f"Fit ({label}): scalability law, {1 / law.rate_alone_per_s:.4g} s alone, contention"
+            f" {law.contention:.3g}, coherency {law.coherency:.3g}, {knee}"
+        )
+    elif fit is None:
         return f"Fit ({label}): none: {facts.no_fit}"
-    said = (
-        f"Fit ({label}): slope {fit.slope:.6f}, intercept {fit.intercept:.6f},"
-        f" R² {fit.r_squared:.4f}, concurrency {', '.join(map(str, facts.levels))}"
-    )
+    else:
+        said = (
+            f"Fit ({label}): slope {fit.slope:.6f}, intercept {fit.intercept:.6f},"
+            f" R² {fit.r_squared:.4f}, concurrency {', '.join(map(str, facts.levels))}"
+        )
     if facts.concurrency_at_target is not None:
         said += f"; target met at concurrency {facts.concurrency_at_target:.4g}{_range(facts)}"
     return said
@@ -83,7 +92,9 @@ def _fit_line(label: str, fit: LinearFitResult | None, facts: FitFacts) -> str:
 def _estimate(gpus: float | None, facts: FitFacts) -> str:
     if gpus is not None:
         return f"{gpus:.1f}"
-    return facts.not_reachable or f"none: {facts.no_fit or 'nothing to estimate for'}"
+    return (
+        facts.not_reachable or f"none: {facts.no_fit or 'it takes target_users and test_gpu_count'}"
+    )
 
 
 def _range(facts: FitFacts) -> str:

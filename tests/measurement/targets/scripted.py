@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from tests.servers.ending import end
+
 Step = bytes | float | None  # bytes to send, seconds to wait, or None: reset the connection
 
 
@@ -76,11 +78,7 @@ async def scripted(answer: Callable[[Request], Sequence[Step]]) -> AsyncIterator
     try:
         yield Scripted(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", requests)
     finally:
-        server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await server.wait_closed()
+        await end(server, tasks)
 
 
 def http(body: bytes, *, status: str = "200 OK", content_type: str = "application/json") -> bytes:

@@ -7,12 +7,13 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise, product
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.servers.ending import end
 from tests.servers.faults import EVENTS, USAGE, event, fault_server, token, whole
 from tests.servers.llama import llama_server
 from tests.servers.timed import timed_server
@@ -193,8 +194,8 @@ def test_a_token_is_a_piece_that_is_not_empty(chunks, pieces, content):
 @given(st.lists(st.integers(0, len(EVENTS)), max_size=10))
 def test_a_stream_is_read_alike_however_it_is_cut(places):
     answer = _Answer()
-    for start, end in pairwise([0, *sorted(places), len(EVENTS)]):
-        answer.read(EVENTS[start:end], 1.0)
+    for start, stop in pairwise([0, *sorted(places), len(EVENTS)]):
+        answer.read(EVENTS[start:stop], 1.0)
     answer.end()
     assert (answer.pieces, answer.usage) == (["one", " two", " three"], USAGE)
     assert answer.finished
@@ -240,7 +241,10 @@ async def api(
     """A server that answers (request line, body) as told, and a list of what it was asked."""
     asked: list[tuple[str, dict[str, Any]]] = []
 
+    tasks: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(cast("asyncio.Task[None]", asyncio.current_task()))
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -249,12 +253,15 @@ async def api(
                 asked.append((head.split(" HTTP")[0], body))
                 writer.write(answer(*asked[-1]))
         except asyncio.IncompleteReadError:
+            pass  # the client has gone
+        finally:
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", asked
-        await asyncio.sleep(0.01)  # for the other side's closing to be seen
+    finally:
+        await end(server, tasks)
 
 
 GOOD = whole("200 OK", b'{"choices": [{"message": {"content": "x"}}]}')

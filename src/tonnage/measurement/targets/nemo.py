@@ -11,9 +11,12 @@ import asyncio
 import importlib
 import importlib.util
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tonnage.errors import InputError, MissingExtraError
 from tonnage.measurement.load import Outcome, Prompt, TargetSpec, clock
@@ -51,11 +54,8 @@ class NemoTarget:
 
     async def open(self) -> None:
         """Build the workflow. Raises InputError when the toolkit cannot."""
-        loader = _import_loader()
-        if not self._file.is_file():
-            raise InputError("does not exist.", file=str(self._file))
         built: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._running = asyncio.create_task(self._hold(loader, built))
+        self._running = asyncio.create_task(self._hold(built))
         await asyncio.wait([built, self._running], return_when=asyncio.FIRST_COMPLETED)
         if self._running.done():
             await self._running
@@ -82,25 +82,28 @@ class NemoTarget:
         if self._running is not None:
             await self._running
 
-    async def _hold(self, loader: Any, built: asyncio.Future[None]) -> None:  # noqa: ANN401 — a module
+    async def _hold(self, built: asyncio.Future[None]) -> None:
         """Build the workflow and keep it until the end, in one task as its parts may require."""
-        log = logging.getLogger("nat")
-        notes, propagates = _Notes(logging.ERROR), log.propagate
-        log.addHandler(notes)
-        log.propagate = False  # a traceback for each failed prompt would drown everything else
-        try:
-            async with loader.load_workflow(self._file) as self._sessions:
-                built.set_result(None)
-                await self._closing.wait()
-        except Exception as error:
-            if built.done():
-                raise
-            raise InputError(
-                f"cannot be run by NeMo Agent Toolkit: {one_line(error)}.", file=str(self._file)
-            ) from error
-        finally:
-            log.propagate = propagates
-            log.removeHandler(notes)
+        with _quiet() as log:
+            loader = _import_loader()
+            if not self._file.is_file():
+                raise InputError("does not exist.", file=str(self._file))
+            root = logging.getLogger()
+            before = list(root.handlers)
+            try:
+                async with loader.load_workflow(self._file) as self._sessions:
+                    for handler in set(root.handlers).difference(before):
+                        if type(handler) is logging.StreamHandler:  # to the terminal, not a file
+                            root.removeHandler(handler)
+                    log.propagate = True
+                    built.set_result(None)
+                    await self._closing.wait()
+            except Exception as error:
+                if built.done():
+                    raise
+                raise InputError(
+                    f"cannot be run by NeMo Agent Toolkit: {one_line(error)}.", file=str(self._file)
+                ) from error
 
     async def _answer(
         self, text: str, outcome: Outcome, events: list[Event], errors: list[str]
@@ -124,6 +127,37 @@ class _Notes(logging.Handler):
         errors = _errors.get()
         if errors is not None and record.exc_info and record.exc_info[1]:
             errors.append(one_line(record.exc_info[1]))
+
+
+@contextmanager
+def _quiet() -> Iterator[logging.Logger]:
+    """Keep the toolkit's tracebacks and warnings, one or more for each prompt, off the terminal.
+
+    Its log is given back to others, such as a file that the configuration names, by `propagate`.
+    """
+    log = logging.getLogger("nat")
+    notes, propagates, shown = _Notes(logging.ERROR), log.propagate, warnings.showwarning
+    log.addHandler(notes)
+    log.propagate = False
+    warnings.showwarning = _log_warning  # a filter would not do: langchain puts its own in front
+    try:
+        yield log
+    finally:
+        warnings.showwarning = shown
+        log.propagate = propagates
+        log.removeHandler(notes)
+
+
+def _log_warning(  # noqa: PLR0917 — the signature of warnings.showwarning
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001 — as above
+    line: str | None = None,
+) -> None:
+    text = warnings.formatwarning(message, category, filename, lineno, line)
+    logging.getLogger("nat").warning("%s", text)
 
 
 def _import_loader() -> Any:  # noqa: ANN401 — a module that may be missing
