@@ -109,6 +109,7 @@ def slots_server(
         return state
 
     async def stop() -> None:
+        await asyncio.sleep(SETTLES_S)  # asyncio loses what it accepts while a server is closed
         if state.server is not None:
             state.server.close()
         while True:

@@ -88,9 +88,9 @@ class Recorder:
         """Stop listening and close every connection; what was noted stays."""
         if self._server is None:
             return
-        self._server.close()
         for _ in range(JOINING_TURNS):  # a connection accepted a moment ago has not joined yet
             await asyncio.sleep(0)
+        self._server.close()
         for client in tuple(self._clients):
             client.abort()
         await self._server.wait_closed()
