@@ -73,7 +73,8 @@ def test_a_server_that_goes_away_is_measured_again_later(tmp_path):
         arguments = (server.url, "--concurrency", "1,2,3", "--warmup", 0, "--model", "m",
                      "--requests", 6)  # fmt: skip
         told = measure(*arguments, cwd=tmp_path, columns=200)
-    assert told.exit_code == errors.EXIT_ANSWERED
+    assert told.exit_code == errors.EXIT_BAD_INPUT
+    assert "levels are missing" in told.err
     first, second = told.points  # nobody was there for a third
     assert first["requests"] == 3
     assert first["failures"]["refused"] >= 2

@@ -131,8 +131,8 @@ def measure(
       tonnage measure --record-llm http://localhost:8000/v1 -- ./my_agent.sh
 
     Records are kept as requests end: Ctrl-C stops safely, and the same command with the same -o
-    goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 nothing could be measured, 4 no
-    load keeps the promises of --search, 130 interrupted.
+    goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 levels are missing or nothing
+    was answered, 4 no load keeps the promises of --search, 130 interrupted.
     """
     asked = Asked(told)
     question = _question(target, tuple(ctx.meta.get("command", ())), asked, stream=not no_stream)
@@ -325,12 +325,16 @@ def _draw(run: Run, folder: Path, *, quiet: bool) -> None:
 def _exit_with(measured: Measured, folder: Path) -> None:
     """Leave with a code that says what is missing."""
     points = measured.run.points
+    at = shlex.quote(str(folder))
     if measured.stopped:
-        at = shlex.quote(str(folder))
         typer.echo(f"interrupted: the same command with -o {at} goes on from here", err=True)
         raise typer.Exit(EXIT_INTERRUPTED)
     if not any(point.requests for point in points):
         typer.echo(f"error: not one request was answered (exit {EXIT_BAD_INPUT})", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT)
+    if any(point.stopped for point in points):
+        said = f"levels are missing, as nobody listens any more (exit {EXIT_BAD_INPUT})"
+        typer.echo(f"error: {said}; the same command with -o {at} goes on from here", err=True)
         raise typer.Exit(EXIT_BAD_INPUT)
     if measured.found is not None and measured.found.kept is None:
         typer.echo(f"error: no load keeps the promises (exit {EXIT_INFEASIBLE})", err=True)
