@@ -416,6 +416,3 @@ def test_a_real_engine_answers_to_the_token(llama, tmp_path, api):
         assert 40 <= record["prompt_tokens"] <= 43
         assert list(record["token_s"]) == sorted(record["token_s"])
         assert record["token_s"][-1] <= record["e2e_s"]
-    assert [each["e2e_p50_s"] for each in told.points] == sorted(
-        each["e2e_p50_s"] for each in told.points
-    )
