@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 import hashlib
 import json
@@ -140,6 +139,8 @@ def measure(
         raise UsageError(f"{output} is a file, not a folder.", hint="A run is a folder.")
     folder = output or Path(f"run-{dt.datetime.now(tz=dt.UTC):%Y-%m-%dT%H-%M-%S}")
 
+    import asyncio  # noqa: PLC0415 — cold start
+
     from tonnage.cli.live import LiveWatch  # noqa: PLC0415 — imports Rich
     from tonnage.measurement.loop import run  # noqa: PLC0415 — cold start
     from tonnage.report.runs import report_run  # noqa: PLC0415 — as above
@@ -265,6 +266,8 @@ def _hash(path: Path) -> str:
 
 async def _measure(question: Question, folder: Path, watch: LiveWatch, *, force: bool) -> Measured:
     """Measure until it is done or the first Ctrl-C; a second one does not wait for anything."""
+    import asyncio  # noqa: PLC0415 — cold start
+
     from tonnage.measurement.load.campaign import (  # noqa: PLC0415 — cold start
         measure_levels,
         search_highest_load,

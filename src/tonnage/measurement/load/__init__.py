@@ -10,11 +10,13 @@ An exchange that fails is an outcome like any other, of one of the kinds in `Fai
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 clock = time.perf_counter  # monotonic; on Linux the same for every process of a machine
 
