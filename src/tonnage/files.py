@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from contextlib import suppress
@@ -37,6 +38,15 @@ def load_text(path: Path, *, limit_bytes: int = MAX_FILE_BYTES) -> str:
             file=file,
             line=line,
         ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal digits."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}.", file=str(path)) from None
 
 
 def refuse_unwritable(path: Path | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
 import json
 import os
 import shlex
@@ -12,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlsplit
 
 import typer
 
@@ -34,10 +32,10 @@ from tonnage.errors import (
     EXIT_BAD_INPUT,
     EXIT_INFEASIBLE,
     EXIT_INTERRUPTED,
-    InputError,
     MissingExtraError,
     UsageError,
 )
+from tonnage.files import sha256_of
 from tonnage.measurement.load import Level
 
 if TYPE_CHECKING:
@@ -212,8 +210,8 @@ def _question(
         start = levels[0] if f"--{what}" in asked else level_at_one(what, asked)
         search, levels = Search(start=start, limits=limits), ()
     campaign = Campaign(
-        name=asked.text("--name") or _shown(target),
-        target=_shown(target),
+        name=asked.text("--name") or target.public_address,
+        target=target.public_address,
         prompts=prompts,
         levels=levels,
         search=search,
@@ -233,14 +231,6 @@ def _question(
     )
 
 
-def _shown(target: TargetSpec) -> str:
-    """The target in public: no query, which may hold a key, and no arguments of a command."""
-    if not target.address.startswith(("http://", "https://")):
-        return target.address
-    url = urlsplit(target.address)
-    return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-
-
 def _facts(target: TargetSpec, prompts: PromptSpec) -> dict[str, str]:
     """What must not change between two sessions of one run."""
     told = {
@@ -252,16 +242,8 @@ def _facts(target: TargetSpec, prompts: PromptSpec) -> dict[str, str]:
     }
     facts = {name: text for name, text in told.items() if text is not None}
     if prompts.path is not None:
-        facts["dataset_sha256"] = _hash(Path(prompts.path))
+        facts["dataset_sha256"] = sha256_of(Path(prompts.path))
     return facts
-
-
-def _hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}.", file=str(path)) from None
 
 
 async def _measure(question: Question, folder: Path, watch: LiveWatch, *, force: bool) -> Measured:

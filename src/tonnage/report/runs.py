@@ -69,8 +69,7 @@ def _headline(run: Run, found: Found | None, limits: Mapping[str, float]) -> Hea
     unit = "clients" if closed else "requests/s"
     facts = [f"highest load that keeps {promises}"]
     if found.broken is not None:
-        reason = next((each.reason for each in found.probes if each.load == found.broken), "")
-        facts.append(f"at {units.format_amount(found.broken, unit)}: {reason}")
+        facts.append(f"at {units.format_amount(found.broken, unit)}: {found.reason}")
     return Headline(
         label="Found",
         answer=units.format_amount(found.kept, unit),

@@ -19,24 +19,19 @@ from tonnage.sizing_calc.models import (
 )
 
 
-def runtime_of_s(record: Record) -> float:
-    """As the workflow says; as its client saw it, where it says nothing."""
-    return record.e2e_s if record.runtime_s is None else record.runtime_s
-
-
 def level_metrics(records: Sequence[Record]) -> tuple[SizingMetricsPerConcurrency, LevelFacts]:
     """What the fits need of a level, and what else was seen of it."""
     failures = Counter(each.failure for each in records if each.failure is not None)
     answered = [each for each in records if each.failure is None]
-    latencies_s = [_latencies_s(each) for each in answered]
+    latencies_s = [each.llm_latencies_s for each in answered]
     metrics = SizingMetricsPerConcurrency(
         alerts=SizingMetricsAlerts(workflow_interrupted=bool(failures)),
         llm_latency_p95=_p95([latency_s for item in latencies_s for latency_s in item]),
-        workflow_runtime_p95=_p95([runtime_of_s(each) for each in answered]),
+        workflow_runtime_p95=_p95([each.workflow_runtime_s for each in answered]),
         total_runtime=_span_s(answered),
         per_item_metrics={
             each.item: SizingMetricPerItem(
-                llm_latency=_p95(item), workflow_runtime=runtime_of_s(each)
+                llm_latency=_p95(item), workflow_runtime=each.workflow_runtime_s
             )
             for each, item in zip(answered, latencies_s, strict=True)
         },
@@ -52,10 +47,6 @@ def level_metrics(records: Sequence[Record]) -> tuple[SizingMetricsPerConcurrenc
         ended=_moment(max(each.sent_unix_s + each.e2e_s for each in records)),
     )
     return metrics, facts
-
-
-def _latencies_s(record: Record) -> list[float]:
-    return [call.latency_s for call in record.llm_calls if call.failure is None]
 
 
 def _p95(samples_s: list[float]) -> float:

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Protocol
 
 from tonnage.errors import InputError
-from tonnage.measurement.load import Conversation, Level, Progress, Record, Target
+from tonnage.measurement.load import (
+    NOBODY_THERE,
+    Conversation,
+    Level,
+    Progress,
+    Record,
+    Target,
+    attempt_name,
+)
 from tonnage.measurement.load.journal import Journal, read_records
 from tonnage.measurement.load.loops import drive
 from tonnage.sizing_calc.jobs import ONLINE, OUTPUT_FILE, disagreements, load_output, standing_jobs
@@ -31,8 +39,6 @@ from tonnage.sizing_calc.models import (
 )
 from tonnage.sizing_calc.online_jobs import OnlineJob, begin_job, unfinished_jobs
 from tonnage.sizing_calc.plan import Preparation
-
-_NOBODY_THERE = frozenset({"refused", "unreachable"})
 
 
 class SweepWatch(Protocol):
@@ -162,7 +168,7 @@ async def sweep(
     for concurrency in [each for each in plan.concurrencies if each not in swept.metrics]:
         samples = plan.samples[concurrency]
         level = Level(
-            name=_level_name(concurrency, len(attempts[concurrency]) + 1),
+            name=attempt_name(str(concurrency), len(attempts[concurrency]) + 1),
             concurrency=concurrency,
             requests=samples,
             warmup_requests=concurrency if plan.warm_up else 0,
@@ -192,13 +198,9 @@ def _attempts(plan: Plan, journal: Journal) -> dict[int, list[list[Record]]]:
     found: dict[int, list[list[Record]]] = {}
     for concurrency in plan.concurrencies:
         attempts = found.setdefault(concurrency, [])
-        while (name := _level_name(concurrency, len(attempts) + 1)) in by_name:
+        while (name := attempt_name(str(concurrency), len(attempts) + 1)) in by_name:
             attempts.append(_measured(by_name[name]))
     return found
-
-
-def _level_name(concurrency: int, attempt: int) -> str:
-    return f"{concurrency}" if attempt == 1 else f"{concurrency} again {attempt - 1}"
 
 
 def _measured(records: Iterable[Record]) -> list[Record]:
@@ -211,4 +213,4 @@ def _is_whole(records: Sequence[Record], samples: int) -> bool:
 
 
 def _met_nobody(record: Record) -> bool:
-    return record.failure in _NOBODY_THERE
+    return record.failure in NOBODY_THERE

@@ -7,7 +7,6 @@ takes at least `min_samples`, because a p95 of two items is no p95.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import math
 import socket
@@ -17,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tonnage.files import sha256_of
 from tonnage.measurement.load import Prompt, TargetSpec
 from tonnage.measurement.load.datasets import Row, load_dataset, repeat_items
 from tonnage.sizing_calc.models import CalcRunnerConfig, Plan, Subject
@@ -61,9 +61,9 @@ def prepare(config: CalcRunnerConfig) -> Preparation:
     plan = Plan(
         subject=Subject(
             config=_fingerprint(workflow, config),
-            dataset=_file_hash(workflow.dataset),
+            dataset=sha256_of(workflow.dataset)[:HASH_DIGITS],
             model=None if config.endpoint else ", ".join(workflow.models) or None,
-            target=f"{spec.kind} {_shown(spec.address)}" if config.endpoint else "in this process",
+            target=f"{spec.kind} {spec.public_address}" if config.endpoint else "in this process",
             nat_version=None if config.endpoint else _nat_version(),
             test_gpu_count=config.test_gpu_count,
         ),
@@ -115,16 +115,6 @@ def _fingerprint(workflow: WorkflowFile, config: CalcRunnerConfig) -> str:
     """Of the file, and of how questions are put where the file does not say it."""
     parts = (workflow.fingerprint, config.request_template or "", config.answer_path or "")
     return hashed("\n".join(parts).encode()) if any(parts[1:]) else workflow.fingerprint
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:HASH_DIGITS]
-
-
-def _shown(url: str) -> str:
-    """The URL without its query, which may hold a secret."""
-    return urlsplit(url)._replace(query="", fragment="").geturl()
 
 
 def _nat_version() -> str | None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,6 +33,7 @@ Failure = Literal[
     "workflow",  # it raised an exception or did not exit 0, or an LLM call inside it failed
     "stopped",  # in flight when the measurement was stopped
 ]
+NOBODY_THERE: frozenset[Failure] = frozenset({"refused", "unreachable"})
 Phase = Literal["warmup", "measured"]
 TokenSource = Literal["usage", "events", "tokenizer"]
 
@@ -158,6 +160,16 @@ class Record:
         """To the first token that is not empty; None without one."""
         return self.token_s[0] if self.token_s else None
 
+    @property
+    def workflow_runtime_s(self) -> float:
+        """As the workflow says; as its client saw it, where it says nothing."""
+        return self.e2e_s if self.runtime_s is None else self.runtime_s
+
+    @property
+    def llm_latencies_s(self) -> list[float]:
+        """Of each LLM call that did not fail."""
+        return [call.latency_s for call in self.llm_calls if call.failure is None]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
@@ -213,6 +225,14 @@ class TargetSpec:
     answer_path: str | None = None
     tokenizer: str | None = None
 
+    @property
+    def public_address(self) -> str:
+        """The address as it may be shown: of a URL no user and no query, which may hold a key."""
+        if not self.address.startswith(("http://", "https://")):
+            return self.address
+        url = urlsplit(self.address)
+        return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptSpec:
@@ -236,6 +256,11 @@ class PromptSpec:
     turns: int = 1
     limit: int | None = None
     seed: int = 0
+
+
+def attempt_name(level: str, attempt: int) -> str:
+    """The name that the records of an attempt at a level bear; the first is 1."""
+    return level if attempt == 1 else f"{level} again {attempt - 1}"
 
 
 class Target(Protocol):

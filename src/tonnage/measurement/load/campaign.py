@@ -23,7 +23,14 @@ from typing import Any, Self
 from tonnage.errors import InputError, UsageError
 from tonnage.files import load_text, write_atomically
 from tonnage.measurement import Point, Run
-from tonnage.measurement.load import Driver, Level, PromptSpec, Watch
+from tonnage.measurement.load import (
+    NOBODY_THERE,
+    Driver,
+    Level,
+    PromptSpec,
+    Watch,
+    attempt_name,
+)
 from tonnage.measurement.load.journal import RECORDS_FILE, Journal, read_records
 from tonnage.measurement.load.points import point_of
 from tonnage.measurement.load.search import Found, Goal, Probe, judge, next_load, result_of
@@ -32,8 +39,6 @@ from tonnage.version import __version__
 
 CAMPAIGN_FILE = "campaign.json"
 FORMAT = "tonnage-campaign/1"
-
-_NOBODY_THERE = frozenset({"refused", "unreachable"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +200,8 @@ class _RunFolder:
     def has(self, level: Level) -> bool:
         """Whether there is a point of `level` that came to its end."""
         names = {
-            _name_of(level, number) for number in range(1, self._attempts.count(level.name) + 1)
+            attempt_name(level.name, number)
+            for number in range(1, self._attempts.count(level.name) + 1)
         }
         return any(point.level in names and not point.stopped for point in self.run.points)
 
@@ -205,7 +211,7 @@ class _RunFolder:
         """Measure `level` once and write its point, whatever ends it."""
         self._attempts.append(level.name)
         self._write_campaign()
-        attempt = replace(level, name=_name_of(level, self._attempts.count(level.name)))
+        attempt = replace(level, name=attempt_name(level.name, self._attempts.count(level.name)))
         from_byte = self._journal.size_bytes
         whole = False
         try:
@@ -235,7 +241,7 @@ class _RunFolder:
         self._journal.sync()
         records = read_records(self._journal.path, from_byte=from_byte)
         point = point_of(attempt, records, workflow=self._campaign.workflow, stopped=stopped)
-        if not point.requests and point.failures and point.failures.keys() <= _NOBODY_THERE:
+        if not point.requests and point.failures and point.failures.keys() <= NOBODY_THERE:
             notes = (*point.notes, "nobody listens at the target any more: measured again later")
             point = replace(point, stopped=True, notes=notes)
         self.run = replace(self.run, points=(*self.run.points, point))
@@ -304,10 +310,6 @@ class _RunFolder:
             facts=campaign.facts,
             notes=tuple(dict.fromkeys([*notes, *(f"mixed by force: {each}" for each in forced)])),
         )
-
-
-def _name_of(level: Level, attempt: int) -> str:
-    return level.name if attempt == 1 else f"{level.name} again {attempt - 1}"
 
 
 def _body_of(campaign: Campaign) -> dict[str, Any]:

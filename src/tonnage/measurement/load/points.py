@@ -152,10 +152,8 @@ class _Seen:
     def _add_finished(self, record: Record) -> None:
         self.started_s.append(record.sent_unix_s)
         self.e2e_s.append(record.e2e_s)
-        self.runtime_s.append(record.e2e_s if record.runtime_s is None else record.runtime_s)
-        for call in record.llm_calls:
-            if call.failure is None:
-                self.llm_latency_s.append(call.latency_s)
+        self.runtime_s.append(record.workflow_runtime_s)
+        self.llm_latency_s.extend(record.llm_latencies_s)
         if record.runtime_s is not None or record.llm_calls:
             self.is_workflow = True
         if record.prompt_tokens is not None:
