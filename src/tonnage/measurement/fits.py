@@ -160,6 +160,8 @@ class Choice:
     """
 
     fit: Fit | NoFit
+    line: LineFit | NoFit
+    usl: UslFit | NoFit
     line_error: float | None
     usl_error: float | None
 
@@ -399,7 +401,7 @@ def choose_fit(points: Points, rules: FitRules = NAT_RULES) -> Choice:
     """
     line, usl = fit_line(points, rules), fit_usl(points, rules)
     if len({x for x, _ in points}) <= USL_PARAMETERS:
-        return Choice(fit=line, line_error=None, usl_error=None)
+        return Choice(fit=line, line=line, usl=usl, line_error=None, usl_error=None)
     lax = FitRules(remove_outliers=False, min_r_squared=-math.inf)
     line_error = _left_out_error(points, lambda rest: fit_line(rest, lax))
     usl_error = _left_out_error(points, lambda rest: fit_usl(rest, lax))
@@ -407,6 +409,8 @@ def choose_fit(points: Points, rules: FitRules = NAT_RULES) -> Choice:
     bends = isinstance(usl, UslFit) and usl_error + noise < line_error
     return Choice(
         fit=usl if bends or (isinstance(line, NoFit) and isinstance(usl, UslFit)) else line,
+        line=line,
+        usl=usl,
         line_error=line_error,
         usl_error=usl_error,
     )

@@ -12,18 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tonnage.measurement.fits import (
+    Choice,
     Fit,
     FitRules,
     LineFit,
     NoFit,
-    Points,
     Range,
     Unreachable,
     UslFit,
     choose_fit,
     concurrency_at,
-    fit_line,
-    fit_usl,
     gpu_estimate,
     gpu_range,
     intercept_range,
@@ -166,9 +164,9 @@ def _size(usable: Measured, metric: Metric, config: CalcRunnerConfig) -> _Sized:
         for concurrency, level in sorted(usable.items())
         if metric.p95_s(level) > 0
     ]
-    rules = _rules(config)
-    line = fit_line(points, rules)
-    fit, facts = _chosen(points, line, rules, config.fit_config.kind)
+    choice = choose_fit(points, _rules(config))
+    line = choice.line
+    fit, facts = _chosen(choice, config.fit_config.kind)
     if isinstance(line, LineFit):
         facts.levels = list(line.levels)
         facts.slope_range = _sides(slope_range(line))
@@ -197,15 +195,12 @@ def _size(usable: Measured, metric: Metric, config: CalcRunnerConfig) -> _Sized:
     )
 
 
-def _chosen(
-    points: Points, line: LineFit | NoFit, rules: FitRules, kind: Kind
-) -> tuple[Fit | NoFit, FitFacts]:
+def _chosen(choice: Choice, kind: Kind) -> tuple[Fit | NoFit, FitFacts]:
     """What the estimate rests on, with both kinds compared on levels that were left out."""
-    usl = fit_usl(points, rules)
-    choice = choose_fit(points, rules)
-    fit = {"line": line, "usl": usl, "best": choice.fit}[kind]
+    usl = choice.usl
+    fit = {"line": choice.line, "usl": usl, "best": choice.fit}[kind]
     facts = FitFacts(
-        kind="usl" if fit is not line and isinstance(fit, UslFit) else "line",
+        kind="usl" if isinstance(fit, UslFit) else "line",
         line_error=_finite(choice.line_error),
         law_error=_finite(choice.usl_error),
     )
