@@ -2,8 +2,8 @@
 
 import pytest
 
-from tonnage.cli.measure_flags import (
-    FLAGS,
+from tonnage.cli.measure_flags import FLAGS
+from tonnage.cli.measure_question import (
     Asked,
     levels_of,
     limits_of,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import os
 import shlex
 import signal
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,17 +14,7 @@ import typer
 
 from tonnage.cli.door import GroupedOptions
 from tonnage.cli.flags import Told, takes_flags
-from tonnage.cli.measure_flags import (
-    FLAGS,
-    SEARCHES,
-    TARGET,
-    Asked,
-    level_at_one,
-    levels_of,
-    limits_of,
-    prompts_of,
-    target_of_words,
-)
+from tonnage.cli.measure_flags import FLAGS, TARGET
 from tonnage.cli.output import ANSWER, Format, QuietOption, deliver
 from tonnage.errors import (
     EXIT_BAD_INPUT,
@@ -35,19 +23,15 @@ from tonnage.errors import (
     MissingExtraError,
     UsageError,
 )
-from tonnage.files import sha256_of
-from tonnage.measurement.load import Level
 
 if TYPE_CHECKING:
     from tonnage.cli.live import LiveWatch
+    from tonnage.cli.measure_question import Question
     from tonnage.measurement import Run
-    from tonnage.measurement.load import Driver, PromptSpec, TargetSpec
-    from tonnage.measurement.load.campaign import Campaign
+    from tonnage.measurement.load import Driver
     from tonnage.measurement.load.search import Found
 
 ENDING_S = 1.0  # after a second Ctrl-C
-OPENAI = ("chat", "completions")
-LOADS = ("--concurrency", "--rate", "--trace", "--requests", "--duration", "--search")
 
 TargetArgument = Annotated[
     str | None,
@@ -131,8 +115,10 @@ def measure(
     goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 levels are missing or nothing
     was answered, 4 no load keeps the promises of --search, 130 interrupted.
     """
+    from tonnage.cli.measure_question import Asked, question_of  # noqa: PLC0415 — cold start
+
     asked = Asked(told)
-    question = _question(target, tuple(ctx.meta.get("command", ())), asked, stream=not no_stream)
+    question = question_of(target, tuple(ctx.meta.get("command", ())), asked, stream=not no_stream)
     if output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file, not a folder.", hint="A run is a folder.")
     folder = output or Path(f"run-{dt.datetime.now(tz=dt.UTC):%Y-%m-%dT%H-%M-%S}")
@@ -160,90 +146,12 @@ def measure(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """All that is to be measured, and from where."""
-
-    campaign: Campaign
-    target: TargetSpec
-    limits: Mapping[str, float]
-    workers: int
-    cluster: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """What came of it; `stopped` by Ctrl-C."""
 
     run: Run
     found: Found | None
     stopped: bool
-
-
-def _question(
-    address: str | None, command: tuple[str, ...], asked: Asked, *, stream: bool
-) -> Question:
-    """The nouns of what was told; what was assumed stands in the notes of the run."""
-    from tonnage.measurement.load.campaign import Campaign, Search  # noqa: PLC0415 — cold start
-
-    target = target_of_words(address, command, asked, stream=stream)
-    prompts, assumed = prompts_of(asked, forced=target.kind in OPENAI)
-    synthetic_questions = target.kind not in OPENAI and prompts.kind == "synthetic"
-    if synthetic_questions and target.kind != "command" and "--prompt-tokens" not in asked:
-        raise UsageError(
-            "a workflow is asked questions of its own:",
-            hint="give them with --dataset, or --prompt-tokens for texts that mean nothing.",
-        )
-    limits = limits_of(asked)
-    levels = levels_of(asked)
-    if target.kind == "command" and not any(flag in asked for flag in LOADS):
-        levels = (Level(name="c1", concurrency=1, requests=1),)
-        assumed = ("the command is run once",)
-    search = None
-    if (what := asked.choice("--search", SEARCHES)) is not None:
-        if not limits:
-            raise UsageError(
-                "--search needs a promise to keep,", hint='for example --ttft-p95 "500 ms".'
-            )
-        others = {"--rate", "--concurrency", "--trace"} - {f"--{what}"}
-        if any(flag in asked for flag in others):
-            raise UsageError(f"--search {what} starts at --{what}, not at another load.")
-        start = levels[0] if f"--{what}" in asked else level_at_one(what, asked)
-        search, levels = Search(start=start, limits=limits), ()
-    campaign = Campaign(
-        name=asked.text("--name") or target.public_address,
-        target=target.public_address,
-        prompts=prompts,
-        levels=levels,
-        search=search,
-        workflow=target.kind not in OPENAI,
-        model=target.model,
-        gpu=asked.text("--gpu"),
-        gpus=asked.count("--gpus"),
-        facts=_facts(target, prompts),
-        notes=(f"assumed, not told: {'; '.join(assumed)}",) if assumed else (),
-    )
-    return Question(
-        campaign=campaign,
-        target=target,
-        limits=limits,
-        workers=asked.count("--workers") or 1,
-        cluster=asked.text("--cluster"),
-    )
-
-
-def _facts(target: TargetSpec, prompts: PromptSpec) -> dict[str, str]:
-    """What must not change between two sessions of one run."""
-    told = {
-        "api": target.kind,
-        "streamed": None if target.stream else "no",
-        "body": json.dumps(dict(target.body)) if target.body else None,
-        "request_template": target.request_template,
-        "answer_path": target.answer_path,
-    }
-    facts = {name: text for name, text in told.items() if text is not None}
-    if prompts.path is not None:
-        facts["dataset_sha256"] = sha256_of(Path(prompts.path))
-    return facts
 
 
 async def _measure(question: Question, folder: Path, watch: LiveWatch, *, force: bool) -> Measured:
