@@ -38,14 +38,15 @@ from tonnage.measurement.sweep import join_runs, usable_points
 
 ROOT = Path(__file__).resolve().parents[3]
 PROMPTS = PromptSpec(kind="synthetic", prompt_tokens=10, output_tokens=4)
+LEVELS = tuple(
+    Level(name=f"c{clients}", concurrency=clients, requests=4 * clients, warmup_requests=1)
+    for clients in (1, 2, 4)
+)
 CAMPAIGN = Campaign(
     name="a run",
     target="an agent",
     prompts=PROMPTS,
-    levels=tuple(
-        Level(name=f"c{clients}", concurrency=clients, requests=4 * clients, warmup_requests=1)
-        for clients in (1, 2, 4)
-    ),
+    levels=LEVELS,
     model="m",
     gpus=8,
     facts={"dataset": "1234"},
@@ -253,10 +254,9 @@ def test_the_model_is_the_one_that_answered(tmp_path):
         ({"gpus": None}, "gpus was 8, is not stated"),
         ({"facts": {"dataset": "9"}}, 'facts.dataset was "1234", is "9"'),
         ({"prompts": replace(PROMPTS, seed=1)}, "prompts.seed was 0, is 1"),
-        ({"levels": CAMPAIGN.levels[:2]}, "levels differ"),
         (
             {"levels": (replace(CAMPAIGN.levels[0], requests=5), *CAMPAIGN.levels[1:])},
-            "levels[0].requests was 4, is 5",
+            "levels.c1.requests was 4, is 5",
         ),
     ],
 )
@@ -274,6 +274,19 @@ def test_a_folder_of_another_campaign_is_refused_unless_forced(tmp_path, change,
     assert measure(tmp_path, LawTarget(), other) == forced
 
 
+def test_levels_may_be_added_and_those_that_are_there_stay(tmp_path):
+    few, others = (replace(CAMPAIGN, levels=levels) for levels in (LEVELS[:2], LEVELS[1:]))
+    first = measure(tmp_path, campaign=few)
+    target = LawTarget()
+    run = measure(tmp_path, target, others)
+    assert run.points[:2] == first.points
+    assert [point.concurrency for point in run.points] == [1, 2, 4]
+    assert len(target.prompts) == 16 + 1
+    assert measure(tmp_path, campaign=few) == measure(tmp_path) == run
+    with pytest.raises(InputError, match=r"levels\.c1\.requests was 4, is 5"):
+        measure(tmp_path, campaign=replace(CAMPAIGN, levels=(replace(LEVELS[0], requests=5),)))
+
+
 def test_notes_need_not_agree_and_each_is_told_once(tmp_path):
     measure(tmp_path, LawTarget(), replace(CAMPAIGN, notes=("one",)))
     run = measure(tmp_path, LawTarget(), replace(CAMPAIGN, notes=("one", "two")))
@@ -289,7 +302,15 @@ def test_what_was_not_measured_here_is_left_alone(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", "[" * 9999, '{"format": "tonnage-campaign/1", "attempts": [1]}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        "[" * 9999,
+        '{"format": "tonnage-campaign/1", "attempts": [1], "levels": {}}',
+        '{"format": "tonnage-campaign/1", "attempts": [], "levels": []}',
+    ],
 )
 def test_a_campaign_that_cannot_be_read_is_said_to_be(tmp_path, text):
     (tmp_path / "campaign.json").write_text(text)

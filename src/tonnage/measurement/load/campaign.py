@@ -275,7 +275,10 @@ class _RunFolder:
         attempts: list[str] = body.pop("attempts")
         if not attempts:  # nothing was sent for it: the target was not there
             return [], []
-        found = list(_differences(body, self._body))
+        levels = body["levels"] | self._body["levels"]  # others may be added to a run
+        common = {name: levels[name] for name in body["levels"]}
+        found = list(_differences(body, {**self._body, "levels": common}))
+        self._body["levels"] = levels
         if found and not force:
             raise InputError(
                 f"holds another measurement: {'; '.join(found)}.",
@@ -313,9 +316,10 @@ class _RunFolder:
 
 
 def _body_of(campaign: Campaign) -> dict[str, Any]:
-    """The campaign as JSON holds it, without the notes, which need not agree."""
+    """The campaign as JSON holds it, its levels by name, without notes, which need not agree."""
     body: dict[str, Any] = json.loads(json.dumps(asdict(campaign)))
     del body["notes"]
+    body["levels"] = {level["name"]: level for level in body["levels"]}
     return body
 
 
@@ -333,21 +337,18 @@ def _load_campaign(path: Path) -> dict[str, Any]:
     attempts = body.get("attempts")
     if not isinstance(attempts, list) or not all(isinstance(each, str) for each in attempts):
         raise InputError("must be a list of names.", file=str(path), key="attempts")
+    if not isinstance(body.get("levels"), dict):
+        raise InputError("must be an object.", file=str(path), key="levels")
     return body
 
 
 def _differences(earlier: object, now: object, key: str = "") -> Iterator[str]:
-    """A sentence for each value that differs, named by its key; a list differs as a whole."""
+    """A sentence for each value that differs, named by its key."""
     if isinstance(earlier, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*earlier, *now]):
             yield from _differences(
                 earlier.get(name), now.get(name), f"{key}.{name}" if key else name
             )
-    elif isinstance(earlier, list) and isinstance(now, list) and len(earlier) == len(now):
-        for index, pair in enumerate(zip(earlier, now, strict=True)):
-            yield from _differences(*pair, f"{key}[{index}]")
-    elif isinstance(earlier, list) or isinstance(now, list):
-        yield f"{key} differ"
     elif earlier != now:
         yield f"{key} was {_shown(earlier)}, is {_shown(now)}"
 
