@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 from contextlib import suppress
@@ -81,6 +82,12 @@ def write_atomically(path: Path, text: str) -> None:
             raise
     except OSError as error:
         raise InputError(f"cannot be written: {error.strerror}.", file=str(path)) from error
+
+
+def write_json_atomically(path: Path, body: object) -> None:
+    """Write `body` as JSON for people to read, whole or not at all; ValueError for NaN."""
+    text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n")
 
 
 def _mode_of(target: Path) -> int:

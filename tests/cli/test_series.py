@@ -34,7 +34,7 @@ def test_a_series_is_what_its_writer_meant(text, values):
     [
         ("", "names no level"),
         ("1,x", "cannot be read"),
-        ("0,1", "must be above 0; 0 is not"),
+        ("0,1", "must be above 0, not 0"),
         ("4,4", "has 4 twice"),
         ("1,2,…", "stands between"),
         ("…,8", "stands between"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tonnage.cli.flags import read_quantity
 from tonnage.cli.output import (
     ANSWER,
     FormatOption,
@@ -17,7 +17,7 @@ from tonnage.cli.output import (
     QuietOption,
     deliver,
 )
-from tonnage.errors import EXIT_INFEASIBLE, InputError, UnitError, UsageError
+from tonnage.errors import EXIT_INFEASIBLE, InputError, UsageError
 from tonnage.files import refuse_unwritable
 
 if TYPE_CHECKING:
@@ -153,16 +153,13 @@ def _seconds(text: str) -> float:
     """Seconds of "10", which the flag's name says are seconds, or of "10 s" or "800 ms"."""
     from tonnage.units import parse_time_s  # noqa: PLC0415 — cold start
 
-    try:
-        value = float(text)
-    except ValueError:
+    def parse(text: str) -> float:
         try:
-            value = parse_time_s(text)
-        except UnitError as error:
-            raise UsageError(f"--target-s: {error.message}", hint=error.hint) from None
-    if not 0 < value < math.inf:
-        raise UsageError(f"--target-s must be above 0, not {text}.")
-    return value
+            return float(text)
+        except ValueError:
+            return parse_time_s(text)
+
+    return read_quantity(text, flag="--target-s", parse=parse)
 
 
 def _metrics(asked: list[str], sweep: Sweep, *, file: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tonnage.errors import UsageError
+from tonnage.errors import UnitError, UsageError
 
 MODEL = "What is served"
 LOAD = "How much is asked (one way of saying it)"
@@ -252,3 +253,16 @@ def as_flags(message: str) -> str:
         lambda match: BY_KEY[match[0]].name if "." in match[0] else match[0],
         message,
     )
+
+
+def read_quantity(
+    text: str, *, flag: str, parse: Callable[[str], float], zero: bool = False
+) -> float:
+    """The finite number that `text` is, above 0 or also `zero`; UsageError names the flag."""
+    try:
+        value = parse(text)
+    except UnitError as error:
+        raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
+    if not (0 < value < math.inf or (zero and value == 0)):
+        raise UsageError(f"{flag} must be {'0 or more' if zero else 'above 0'}, not {text}.")
+    return value

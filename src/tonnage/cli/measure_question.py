@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tonnage.cli.flags import Told
+from tonnage.cli.flags import Told, read_quantity
 from tonnage.cli.measure_flags import (
     DEFAULT_CONCURRENCIES,
     DEFAULT_OUTPUT_TOKENS,
@@ -21,7 +21,7 @@ from tonnage.cli.measure_flags import (
 )
 from tonnage.cli.secret_headers import secret_headers
 from tonnage.cli.series import parse_series
-from tonnage.errors import UnitError, UsageError
+from tonnage.errors import UsageError
 from tonnage.files import sha256_of
 from tonnage.measurement.load import Level, PromptSpec, TargetSpec
 from tonnage.measurement.load.campaign import Campaign, Search
@@ -106,7 +106,7 @@ class Asked:
 
     def share(self, name: str) -> float | None:
         """A number from 0 up."""
-        return self._quantity(name, parse_fraction, least=0.0)
+        return self._quantity(name, parse_fraction, zero=True)
 
     def count(self, name: str) -> int | None:
         """A whole number above 0."""
@@ -122,17 +122,11 @@ class Asked:
             raise UsageError(f"{name} must be a whole number, not {self.text(name)}.")
         return None if value is None else int(value)
 
-    def _quantity(self, name: str, parse: Parser, *, least: float | None = None) -> float | None:
+    def _quantity(self, name: str, parse: Parser, *, zero: bool = False) -> float | None:
         text = self.text(name)
         if text is None:
             return None
-        try:
-            value = parse(text)
-        except UnitError as error:
-            raise UsageError(f"{name}: {error.message}", hint=error.hint) from None
-        if value < 0 or (value == 0 and least is None):
-            raise UsageError(f"{name} must be above 0, not {text}.")
-        return value
+        return read_quantity(text, flag=name, parse=parse, zero=zero)
 
 
 # ── what was told -> nouns ──────────────────────────────────────────────────────────────────────

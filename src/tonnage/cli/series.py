@@ -8,7 +8,8 @@ import operator
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from tonnage.errors import UnitError, UsageError
+from tonnage.cli.flags import read_quantity
+from tonnage.errors import UsageError
 
 MOST_LEVELS = 1000
 _ELLIPSES = frozenset({"…", "..."})
@@ -23,14 +24,14 @@ def parse_series(text: str, *, flag: str, parse: Callable[[str], float]) -> tupl
     values: list[float] = []
     for index, part in enumerate(parts):
         if part not in _ELLIPSES:
-            values.append(_number(part, flag=flag, parse=parse))
+            values.append(read_quantity(part, flag=flag, parse=parse))
             continue
         if index != len(parts) - 2 or index < 2:  # noqa: PLR2004 — two numbers begin a series
             raise UsageError(
                 f'{flag} "{text}": … stands between two or more numbers and the last one,',
                 hint="for example 1,2,4,…,128.",
             )
-        last = _number(parts[-1], flag=flag, parse=parse)
+        last = read_quantity(parts[-1], flag=flag, parse=parse)
         values += list(_between(values, last, text=text, flag=flag))
     if not values:
         raise UsageError(f"{flag} names no level,", hint="for example 1,2,4,…,128.")
@@ -40,16 +41,6 @@ def parse_series(text: str, *, flag: str, parse: Callable[[str], float]) -> tupl
     if len(values) > MOST_LEVELS:
         raise UsageError(f"{flag} has {len(values)} levels, more than {MOST_LEVELS}.")
     return tuple(values)
-
-
-def _number(text: str, *, flag: str, parse: Callable[[str], float]) -> float:
-    try:
-        value = parse(text)
-    except UnitError as error:
-        raise UsageError(f"{flag}: {error.message}", hint=error.hint) from None
-    if not 0 < value < math.inf:
-        raise UsageError(f"{flag} must be above 0; {text} is not.")
-    return value
 
 
 def _between(start: list[float], last: float, *, text: str, flag: str) -> Iterator[float]:

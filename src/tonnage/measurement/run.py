@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tonnage.errors import InputError
-from tonnage.files import write_atomically
+from tonnage.files import write_json_atomically
 from tonnage.measurement import Point, Run
 
 RUN_FILE = "run.json"
@@ -24,8 +24,7 @@ def write_run(run: Run, folder: Path) -> Path:
         for point in body["points"]
     ]
     path = folder / RUN_FILE
-    text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, f"{text}\n")
+    write_json_atomically(path, body)
     return path
 
 

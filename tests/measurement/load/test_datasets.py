@@ -130,10 +130,9 @@ def test_of_rows_with_one_id_the_first_is_kept_before_empty_ones_go(tmp_path):
     assert ids(load_text(tmp_path, json.dumps(rows))) == ["1", "4"]
 
 
-def test_rows_without_ids_are_numbered_and_a_limit_takes_the_first(tmp_path):
+def test_rows_without_ids_are_numbered(tmp_path):
     text = json.dumps([{"question": text} for text in "abc"])
     assert ids(load_text(tmp_path, text)) == ["1", "2", "3"]
-    assert ids(load_text(tmp_path, text, limit=2)) == ["1", "2"]
 
 
 def test_a_prompt_in_csv_may_be_long(tmp_path):

@@ -249,10 +249,6 @@ def test_shards_of_a_dataset_interleaved_are_the_whole(dataset):
     assert [next(parts[number % 4]) for number in range(20)] == take(dataset, 20)
 
 
-def test_a_limit_takes_the_first_rows(dataset):
-    assert texts(take(replace(dataset, limit=1), 3)) == ["one"] * 3
-
-
 def test_a_file_that_is_missing_is_refused_before_the_first_prompt(dataset):
     with pytest.raises(InputError):
         conversations(replace(dataset, path="none.json"))
@@ -280,7 +276,6 @@ def test_a_trace_ends_with_its_recording(tmp_path):
         (0.0, 10, 5),
         (0.5, 700, 1),  # no server gives an answer of no token
     ]
-    assert len(list(conversations(replace(spec, limit=1)))) == 1
     shards = [list(conversations(spec, shard=shard, shards=3)) for shard in range(3)]
     assert shards == [found[:1], found[1:], []]
 

@@ -254,7 +254,6 @@ class PromptSpec:
     shared_prefix_tokens: int = 0
     prefix_groups: int = 1
     turns: int = 1
-    limit: int | None = None
     seed: int = 0
 
 

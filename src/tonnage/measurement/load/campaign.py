@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tonnage.errors import InputError, UsageError
-from tonnage.files import load_text, write_atomically
+from tonnage.files import load_text, write_json_atomically
 from tonnage.measurement import Point, Run
 from tonnage.measurement.load import (
     NOBODY_THERE,
@@ -250,8 +250,7 @@ class _RunFolder:
 
     def _write_campaign(self) -> None:
         body = {"format": FORMAT, **self._body, "attempts": self._attempts}
-        text = json.dumps(body, indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(self._folder / CAMPAIGN_FILE, f"{text}\n")
+        write_json_atomically(self._folder / CAMPAIGN_FILE, body)
 
     def _refuse_another_kind(self) -> None:
         """A run that was imported, or measured by something else, is not to be mixed with."""

@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +62,8 @@ class _Entry:
         return InputError(message, hint=hint, file=self.file, line=self.line, key=place)
 
 
-def load_dataset(
-    path: Path, *, id_key: str = "id", text_key: str = "question", limit: int | None = None
-) -> tuple[Row, ...]:
-    """The rows of `path`, the first `limit` of them; never none.
+def load_dataset(path: Path, *, id_key: str = "id", text_key: str = "question") -> tuple[Row, ...]:
+    """The rows of `path`; never none.
 
     A row asks what `text_key` holds, or else what the user says in its `messages` (OpenAI) or
     `conversations` (ShareGPT). Without a column `id_key` rows are numbered from 1. Raises
@@ -82,7 +79,7 @@ def load_dataset(
         name = str(number) if numbered else _id(entry, id_key)
         if name not in rows:
             rows[name] = _row(entry, name, text_key)
-    asked = tuple(islice((row for row in rows.values() if row is not None), limit))
+    asked = tuple(row for row in rows.values() if row is not None)
     if not asked:
         raise InputError("asks nothing in any row.", file=str(path), key=text_key)
     return asked

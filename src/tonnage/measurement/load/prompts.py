@@ -46,7 +46,7 @@ def conversations(
         return _from_dataset(spec, numbers)
     writer = Writer() if tokenizer is None else writer_for(load_tokenizer(Path(tokenizer)))
     if spec.kind == "trace":
-        requests = load_trace(_path(spec))[: spec.limit]
+        requests = load_trace(_path(spec))
         chosen = range(len(requests))[shard::shards]
         return (_replay(spec, number, requests[number], writer) for number in chosen)
     return _synthesize(spec, numbers, writer)
@@ -59,7 +59,7 @@ def _path(spec: PromptSpec) -> Path:
 
 
 def _from_dataset(spec: PromptSpec, numbers: Iterator[int]) -> Iterator[Conversation]:
-    rows = load_dataset(_path(spec), id_key=spec.id_key, text_key=spec.text_key, limit=spec.limit)
+    rows = load_dataset(_path(spec), id_key=spec.id_key, text_key=spec.text_key)
     output = _output_lengths(spec)
 
     def conversation(number: int) -> Conversation:

@@ -11,6 +11,7 @@ without those before it, and the same everywhere.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from itertools import islice
@@ -85,6 +86,7 @@ def _count(text: str, tokenizer: Any) -> int:  # noqa: ANN401 — as above
     return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
+@functools.cache  # there is a stream for each kind of text, and a text for each request
 def _offset(stream: str) -> int:
     """Where the numbering of a stream begins, so that two streams do not begin alike."""
     return int.from_bytes(hashlib.shake_128(stream.encode()).digest(_LEAD))
