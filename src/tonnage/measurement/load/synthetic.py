@@ -55,7 +55,8 @@ class Writer:
         number = (index * _ODD + _offset(stream)) % 256**_LEAD
         lead = number.to_bytes(_LEAD, "little")  # the low byte alone already differs
         rest = hashlib.shake_128(f"{stream}/{index}".encode()).digest(max(tokens - _LEAD, 0))
-        return " ".join(map(self.words.__getitem__, (lead + rest)[:tokens]))
+        words = self.words
+        return " ".join([words[byte] for byte in (lead + rest)[:tokens]])
 
 
 def writer_for(tokenizer: Any) -> Writer:  # noqa: ANN401 — optional part
