@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LONGEST_S = 120
+from tests.cli.process import tonnage
+from tests.report.documents import checked
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Told:
     @property
     def run(self) -> dict[str, Any]:
         """What run.json holds."""
-        return dict(json.loads((self.folder / "run.json").read_text()))
+        return dict(checked(json.loads((self.folder / "run.json").read_text()), "run"))
 
     @property
     def points(self) -> list[dict[str, Any]]:
@@ -50,31 +48,7 @@ class Told:
 def records_of(folder: Path) -> list[dict[str, Any]]:
     """Every whole line of requests.jsonl."""
     lines = (folder / "requests.jsonl").read_bytes().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
-
-
-def command(*arguments: object) -> list[str]:
-    """The command line of tonnage."""
-    return [sys.executable, "-m", "tonnage", *map(str, arguments)]
-
-
-def tonnage(
-    *arguments: object,
-    cwd: Path,
-    columns: int = 80,
-    variables: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": str(columns)} | dict(variables or {}),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST_S,
-        check=False,
-    )
+    return [checked(json.loads(line), "request") for line in lines if line.endswith(b"\n")]
 
 
 def measure(

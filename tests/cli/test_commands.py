@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli import process
 from tonnage import errors
 
 QUESTION = (
@@ -40,18 +41,9 @@ def study(tmp_path):
 
 
 def tonnage(*arguments, cwd=None, **environment):
-    """Run the command line as its own process, without the user's own settings."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("TONNAGE")}
-    return subprocess.run(
-        [sys.executable, "-m", "tonnage", *map(str, arguments)],
-        cwd=cwd,
-        env=kept | {"HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent"} | environment,
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    """Run the command line without the user's own catalog."""
+    nowhere = {"HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent"}
+    return process.tonnage(*arguments, cwd=cwd, variables=nowhere | environment)
 
 
 # ── exit codes and streams ──────────────────────────────────────────────────────────────────────

@@ -1,12 +1,11 @@
 """`tonnage fit`, asked the way people ask: figures, streams, exit codes, widths."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.cli.process import tonnage
+from tests.report.documents import checked
 from tonnage import errors
 from tonnage.measurement import Point, Run
 from tonnage.measurement.run import write_run
@@ -41,23 +40,10 @@ FAILED = Point(
 )
 
 
-def tonnage(*arguments, columns=80):
-    """Run the command line as its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "tonnage", *map(str, arguments)],
-        env=os.environ | {"COLUMNS": str(columns)},
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def answered(*arguments):
     result = tonnage("fit", *arguments, "--format", "json")
     assert result.returncode == errors.EXIT_ANSWERED, result.stderr
-    return json.loads(result.stdout)
+    return checked(json.loads(result.stdout), "fits")
 
 
 @pytest.fixture
@@ -152,7 +138,7 @@ def test_a_target_out_of_reach_is_answered_and_exits_4(run):
     folder = run(*POINTS)
     result = tonnage("fit", folder, "--target-s", "0.5", "--format", "json")
     assert result.returncode == errors.EXIT_INFEASIBLE
-    estimates = json.loads(result.stdout)["estimates"]
+    estimates = checked(json.loads(result.stdout), "fits")["estimates"]
     assert [each["reachable"] for each in estimates] == [False, False]
     assert all("at any GPU count" in each["reason"] for each in estimates)
     assert "not reachable" in result.stderr
@@ -162,14 +148,14 @@ def test_a_target_out_of_reach_is_answered_and_exits_4(run):
 def test_one_metric_out_of_reach_does_not_take_the_other_along(run):
     result = tonnage("fit", run(*POINTS), "--target-s", "2", "--format", "json")
     assert result.returncode == errors.EXIT_ANSWERED
-    estimates = json.loads(result.stdout)["estimates"]
+    estimates = checked(json.loads(result.stdout), "fits")["estimates"]
     assert [each["reachable"] for each in estimates] == [True, False]
 
 
 def test_too_few_levels_are_told(run):
     result = tonnage("fit", run(POINTS[0]), "--format", "json")
     assert result.returncode == errors.EXIT_INFEASIBLE
-    data = json.loads(result.stdout)
+    data = checked(json.loads(result.stdout), "fits")
     assert data["fits"][0]["slope"] is None
     assert "1 usable level" in data["fits"][0]["reason"]
 
@@ -216,7 +202,7 @@ def test_an_answer_goes_to_a_file(run, tmp_path):
     result = tonnage("fit", run(*POINTS), "-o", output)
     assert result.returncode == errors.EXIT_ANSWERED
     assert result.stdout == ""
-    assert len(json.loads(output.read_text())["fits"]) == 2
+    assert len(checked(json.loads(output.read_text()), "fits")["fits"]) == 2
 
 
 @pytest.mark.parametrize(

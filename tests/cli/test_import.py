@@ -1,29 +1,15 @@
 """`tonnage import`, asked the way people ask."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.process import tonnage
+from tests.report.documents import checked
 from tonnage import errors
 
 SAMPLES = Path(__file__).resolve().parents[1] / "measurement" / "samples"
-
-
-def tonnage(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "tonnage", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "120", "NO_COLOR": "1"},
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def test_levels_notes_and_the_next_step_are_shown():
@@ -52,14 +38,14 @@ def test_the_run_is_kept_with_what_only_the_user_knows(tmp_path):
     assert result.returncode == errors.EXIT_ANSWERED, result.stderr
     assert "tonnage fit 'kept run'" in result.stdout
     assert result.stderr == f"wrote {Path('kept run') / 'run.json'}\n"
-    run = json.loads((tmp_path / "kept run" / "run.json").read_text())
+    run = checked(json.loads((tmp_path / "kept run" / "run.json").read_text()), "run")
     assert (run["gpus"], run["gpu"], run["model"]) == (4, "H100-SXM", "Llama-3.3-70B-Instruct")
     assert tonnage("import", "kept run", cwd=tmp_path).returncode == errors.EXIT_ANSWERED
 
 
 def test_json_is_the_run():
     result = tonnage("import", SAMPLES / "aiperf", "--format", "json")
-    run = json.loads(result.stdout)
+    run = checked(json.loads(result.stdout), "run")
     assert run["format"] == "tonnage-run/1"
     assert run["points"][0]["concurrency"] == 16
     assert run["points"][0]["llm_latency_p95_s"] is None

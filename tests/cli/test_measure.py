@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.measuring import command, measure, tonnage
+from tests.cli.measuring import measure
+from tests.cli.process import command, tonnage
 from tests.servers.slots import slots_server
 from tests.servers.timed import timed_server
 from tonnage import errors

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.cli.measuring import command, measure, records_of, tonnage
+from tests.cli.measuring import measure, records_of
+from tests.cli.process import command, tonnage
 from tests.servers.slots import slots_server
 from tests.servers.timed import timed_server
 from tonnage import errors

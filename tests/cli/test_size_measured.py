@@ -1,44 +1,29 @@
 """`tonnage size --measured`: from what tools wrote to the report, the JSON and the picture."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import jsonschema
 import pytest
 
-from tests.report.test_json import closed
+from tests.cli.process import tonnage
+from tests.report.documents import checked
 from tonnage import errors
 from tonnage.measurement import Point, Run
 from tonnage.measurement.run import write_run
-from tonnage.report.json import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tests" / "measurement" / "samples"
 MODEL = "meta-llama/Llama-3.3-70B-Instruct"
 
 
-def tonnage(*arguments, columns=100):
-    """Run the command line as its own process."""
-    return subprocess.run(
-        [sys.executable, "-m", "tonnage", "size", *map(str, arguments)],
-        env=os.environ | {"COLUMNS": str(columns)},
-        input="",
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def size(*arguments, columns=100):
+    return tonnage("size", *arguments, columns=columns)
 
 
 def answered(*arguments):
-    result = tonnage(*arguments, "--format", "json")
+    result = size(*arguments, "--format", "json")
     assert result.returncode == errors.EXIT_ANSWERED, result.stderr
-    found = json.loads(result.stdout)
-    jsonschema.Draft202012Validator(closed(schema())).validate(found)
-    return found
+    return checked(json.loads(result.stdout), "plan")
 
 
 def levels(rates, ttft_p95_s):
@@ -94,7 +79,7 @@ def test_two_runs_are_compared_per_server_and_told_in_the_words_of_any_plan(runs
 
 @pytest.mark.parametrize("columns", [80, 160])
 def test_the_report_fits_the_terminal_and_names_the_level(runs, columns):
-    result = tonnage(*runs, *ASKED, columns=columns)
+    result = size(*runs, *ASKED, columns=columns)
     assert result.returncode == errors.EXIT_ANSWERED
     assert max(map(len, result.stdout.splitlines())) <= columns
     assert "5 × DGX-H100 (40 GPUs)" in result.stdout
@@ -110,7 +95,7 @@ def test_one_server_in_users_of_a_day(tmp_path):
     found = answered("--measured", tmp_path, *asked, "--ttft-p95", "500 ms")
     assert found["measured"]["daily_requests_per_server"] == pytest.approx(2.036e6, rel=1e-4)
     assert found["measured"]["daily_users_per_server"] == 678_720
-    text = tonnage("--measured", tmp_path, *asked, "--ttft-p95", "500 ms").stdout
+    text = size("--measured", tmp_path, *asked, "--ttft-p95", "500 ms").stdout
     assert "2,036,160  that peak rate kept up for 8 h" in text
 
 
@@ -156,7 +141,7 @@ def test_a_study_says_what_is_asked_and_the_run_what_answers(runs, tmp_path):
 def test_the_picture_is_drawn(runs, tmp_path):
     pytest.importorskip("matplotlib")
     picture = tmp_path / "curve.png"
-    result = tonnage(*runs, *ASKED, "--plot", picture)
+    result = size(*runs, *ASKED, "--plot", picture)
     assert result.returncode == errors.EXIT_ANSWERED, result.stderr
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert f"wrote {picture}" in result.stderr
@@ -175,20 +160,20 @@ def test_the_picture_is_drawn(runs, tmp_path):
     ],
 )
 def test_a_mistake_ends_with_its_code_and_a_remedy(runs, arguments, code, said):
-    result = tonnage(*runs, "--peak-request-rate", "31/s", *arguments)
+    result = size(*runs, "--peak-request-rate", "31/s", *arguments)
     assert result.returncode == code
     assert said in result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_without_a_count_of_gpus_there_is_nothing_to_copy():
-    result = tonnage("--measured", SAMPLES / "guidellm.json", *ASKED)
+    result = size("--measured", SAMPLES / "guidellm.json", *ASKED)
     assert result.returncode == errors.EXIT_BAD_INPUT
     assert "does not say how many GPUs were measured" in result.stderr
     assert "tonnage import … --gpus N" in result.stderr
 
 
 def test_a_plot_without_a_measurement_is_refused():
-    result = tonnage(*ASKED, "--model", MODEL, "--plot", "curve.png")
+    result = size(*ASKED, "--model", MODEL, "--plot", "curve.png")
     assert result.returncode == errors.EXIT_USAGE
     assert "--measured" in result.stderr

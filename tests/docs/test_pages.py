@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -15,7 +15,7 @@ from tonnage.catalog.profiles import engine
 from tonnage.cli.flags import FLAGS
 from tonnage.fleet.search import PIPELINE_PARALLEL, TENSOR_PARALLEL
 from tonnage.pipeline import open_catalog
-from tonnage.report.json import schema
+from tonnage.report.json import DocumentName, schema
 from tonnage.study import build, demand
 from tonnage.study.document import (
     LOAD_FORMS,
@@ -151,14 +151,23 @@ def json_tables() -> dict[str, dict[str, str]]:
     return tables
 
 
-@pytest.mark.parametrize("name", ["the report", *sorted(set(schema()["$defs"]) - {"evidence"})])  # type: ignore[call-overload]
-def test_every_field_of_the_report_is_described_with_its_type(name):
-    published: Any = schema()
-    node = published if name == "the report" else published["$defs"][name]
-    assert json_tables()[name] == dict(fields_of(node))
+def published() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every table that the page needs: its heading, and what it describes."""
+    headings = {"plan": "the report", "run": "a run", "request": "a request", "fits": "fits"}
+    for document in get_args(DocumentName):
+        node: Any = schema(document)
+        yield headings[document], node
+        yield from ((name, each) for name, each in node["$defs"].items() if name != "evidence")
 
 
-def test_every_field_of_the_report_has_a_meaning():
+@pytest.mark.parametrize(
+    ("heading", "node"), [pytest.param(*each, id=each[0]) for each in published()]
+)
+def test_every_field_of_a_document_is_described_with_its_type(heading, node):
+    assert json_tables()[heading] == dict(fields_of(node))
+
+
+def test_every_field_of_a_document_has_a_meaning():
     rows = [match["rest"] for match in ROW.finditer(JSON_PAGE.read_text(encoding="utf-8"))]
     assert [rest for rest in rows if not rest.split(" | ")[1].strip(" |")] == []
 

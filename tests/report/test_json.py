@@ -3,45 +3,76 @@
 import dataclasses
 import json
 import math
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
+from tests.report.documents import checked
 from tonnage.fleet import Plan
+from tonnage.measurement import Point, Run
+from tonnage.measurement.load import LlmCall, Record
+from tonnage.measurement.load.search import Found, Probe
+from tonnage.measurement.run import FORMAT as RUN_FORMAT
 from tonnage.report.build import report_plan
 from tonnage.report.capacity import report_capacity
-from tonnage.report.json import SCHEMA_VERSION, render_json, schema
+from tonnage.report.json import SCHEMA_VERSION, DocumentName, render_json, schema
+from tonnage.report.runs import report_run
 
 
 def document(plan: Plan):
     return json.loads(render_json(report_plan(plan)), parse_constant=pytest.fail)
 
 
-def closed(node):
-    """The schema with every object closed to keys it does not name."""
-    if isinstance(node, list):
-        return [closed(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    inner = {key: closed(value) for key, value in node.items()}
-    if "properties" in inner and isinstance(inner.get("properties"), dict) and "type" in inner:
-        inner.setdefault("additionalProperties", False)
-    return inner
+@pytest.mark.parametrize("name", get_args(DocumentName))
+def test_the_schema_is_a_schema(name):
+    jsonschema.Draft202012Validator.check_schema(schema(name))
 
 
-def test_the_schema_is_a_schema():
-    jsonschema.Draft202012Validator.check_schema(schema())
-    properties: Any = schema()["properties"]
-    assert properties["schema_version"]["const"] == SCHEMA_VERSION
+@pytest.mark.parametrize(
+    ("name", "key", "version"),
+    [
+        ("plan", "schema_version", SCHEMA_VERSION),
+        ("fits", "schema_version", SCHEMA_VERSION),
+        ("run", "format", RUN_FORMAT),
+    ],
+)
+def test_the_schema_is_that_of_the_version(name, key, version):
+    properties: Any = schema(name)["properties"]
+    assert properties[key]["const"] == version
+    assert str(schema(name)["$id"]).endswith(f":{version.rpartition('/')[2]}")
 
 
-def test_every_plan_is_valid(plan):
-    jsonschema.Draft202012Validator(schema()).validate(document(plan))
+@pytest.mark.parametrize(
+    ("name", "definition", "noun", "further"),
+    [
+        ("run", None, Run, {"format", "search"}),
+        ("run", "point", Point, set()),
+        ("request", None, Record, set()),
+        ("request", "call", LlmCall, set()),
+    ],
+)
+def test_what_is_kept_has_no_field_without_a_place_in_the_schema(name, definition, noun, further):
+    node: Any = schema(name)
+    node = node["$defs"][definition] if definition else node
+    assert node["properties"].keys() == {each.name for each in fields(noun)} | further
 
 
-def test_no_key_is_undocumented(plan):
-    jsonschema.Draft202012Validator(closed(schema())).validate(document(plan))
+@pytest.mark.parametrize("kept", [8.0, None])
+def test_what_a_search_found_stands_in_its_run(kept):
+    probes = (Probe(load=8.0, verdict="kept"), Probe(load=16.0, verdict="broken", reason="late"))
+    found = Found(kept=kept, broken=16.0, reason="late", finished=True, probes=probes)
+    run = Run(name="a run", tool="tonnage", points=(Point(concurrency=8),))
+    report = report_run(run, found=found, limits={"ttft_p95_s": 1.0})
+    told = checked(json.loads(render_json(report), parse_constant=pytest.fail), "run")
+    assert told["search"]["kept"] == kept
+    assert [each["verdict"] for each in told["search"]["probes"]] == ["kept", "broken"]
+    assert "search" not in checked(json.loads(render_json(report_run(run))), "run")
+
+
+def test_every_plan_is_valid_and_has_no_key_that_is_undocumented(plan):
+    checked(document(plan), "plan")
 
 
 def test_every_input_is_explained_under_its_key(plan):

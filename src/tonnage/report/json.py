@@ -1,4 +1,4 @@
-"""A Plan -> the JSON report: SI numbers under stable names, described by `schema.json`.
+"""A Plan -> the JSON report: SI numbers under stable names, described by `schemas/plan.json`.
 
 `SCHEMA_VERSION` follows the document, not the tool: a minor step adds keys, a major one may change
 or drop some. A value that is not known or not finite is null, and `explanations` says why.
@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib import resources
+from typing import Literal
 
 from tonnage.deployment import Deployment
 from tonnage.dtypes import KV_DTYPES
@@ -34,6 +35,7 @@ SCHEMA_VERSION = "1.0"
 PERCENTILES = (50, 90, 95, 99)
 
 Json = dict[str, object]
+DocumentName = Literal["plan", "run", "request", "fits"]
 
 
 def render_json(report: Report) -> str:
@@ -41,10 +43,14 @@ def render_json(report: Report) -> str:
     return json.dumps(report.data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def schema() -> Json:
-    """The published JSON Schema (draft 2020-12) of `render_json(report_plan(plan))`."""
-    text = resources.files("tonnage.report").joinpath("schema.json").read_text(encoding="utf-8")
-    loaded: Json = json.loads(text)
+def schema(document: DocumentName = "plan") -> Json:
+    """The published JSON Schema (draft 2020-12) of a document.
+
+    "plan" is what `tonnage size` prints, "fits" what `tonnage fit` does, "run" a run.json and what
+    `tonnage measure` prints, "request" a line of a requests.jsonl.
+    """
+    file = resources.files("tonnage.report").joinpath("schemas", f"{document}.json")
+    loaded: Json = json.loads(file.read_text(encoding="utf-8"))
     return loaded
 
 
