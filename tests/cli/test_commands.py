@@ -380,11 +380,24 @@ def test_version():
     assert tonnage("--version").stdout.startswith("tonnage ")
 
 
-@pytest.mark.parametrize("command", [(), ("size",), ("capacity",), ("init",), ("catalog",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        *((name,) for name in ("size", "capacity", "init", "catalog", "measure", "fit", "import")),
+        ("sizing", "calc"),
+    ],
+)
 def test_help_teaches_and_fits(command):
     result = tonnage(*command, "--help")
     assert result.returncode == errors.EXIT_ANSWERED
-    assert max(map(len, result.stdout.splitlines())) <= 100
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "\\" not in result.stdout
+
+
+def test_an_example_in_a_help_is_a_line_to_copy():
+    lines = tonnage("measure", "--help").stdout.splitlines()
+    assert "    tonnage measure my_agent:answer --dataset questions.jsonl" in lines
 
 
 def test_help_loads_none_of_the_machinery():

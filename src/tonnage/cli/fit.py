@@ -38,8 +38,8 @@ PathsArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="PATH…",
-        help="A run: the folder that tonnage import or a measurement wrote. Several runs of one"
-        " system are fitted together.",
+        help="A run: the folder that tonnage measure or import wrote, or what import reads. Several"
+        " runs of one system are fitted together.",
         show_default=False,
     ),
 ]
@@ -47,6 +47,7 @@ MetricOption = Annotated[
     list[str] | None,
     typer.Option(
         "--metric",
+        metavar="NAME",
         help="What to fit, for example e2e_p95 or ttft_p95; repeatable. Default: the p95 of LLM"
         " latency and of workflow runtime, or of the whole answer where a run has neither.",
         rich_help_panel=QUESTION,
@@ -68,6 +69,7 @@ UsersOption = Annotated[
     typer.Option(
         "--users",
         min=1,
+        metavar="COUNT",
         help="Users with one request in flight each: how many GPUs do they need?",
         rich_help_panel=QUESTION,
         show_default=False,
@@ -78,6 +80,7 @@ GpusOption = Annotated[
     typer.Option(
         "--gpus",
         min=1,
+        metavar="N",
         help="GPUs that were tested. Default: what the run says.",
         rich_help_panel=QUESTION,
         show_default=False,

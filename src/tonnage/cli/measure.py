@@ -98,11 +98,11 @@ def measure(
     ] = Format.TEXT,
     quiet: QuietOption = False,
 ) -> None:
-    r"""Load a server or a workflow, and keep every request of it.
+    """Load a server or a workflow, and keep every request of it.
 
     \b
-    Clients that send and wait, 1 to 64 of them, a minute for each number:
-      tonnage measure http://localhost:8000/v1 --concurrency 1,2,4,…,64 --duration 1min
+    Clients that send and wait, 1 to 64 of them, 30 s for each number:
+      tonnage measure http://localhost:8000/v1 --concurrency 1,2,4,…,64
     Arrivals that wait for nobody, 2, 4 and 8 a second:
       tonnage measure http://localhost:8000/v1 --rate 2,4,8
     The most it carries while a promise is kept:
@@ -114,7 +114,7 @@ def measure(
     Records are kept as requests end: Ctrl-C stops safely, and the same command with the same -o
     goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 levels are missing or nothing
     was answered, 4 no load keeps the promises of --search, 130 interrupted.
-    """
+    """  # noqa: D301 — the backspace says to leave the lines of its paragraph alone
     from tonnage.cli.measure_question import Asked, question_of  # noqa: PLC0415 — cold start
 
     asked = Asked(told)
