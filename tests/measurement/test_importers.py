@@ -212,6 +212,7 @@ def test_vllm_detail_gives_every_percentile_without_the_failed_request():
     assert (point.concurrency, point.requests, point.failed) == (2, 3, 1)
     assert point.ttft_mean_s == near((0.04 + 0.05 + 0.06) / 3)  # not the zero of the failed one
     assert point.tpot_mean_s == near(0.006)  # 31 gaps of 5 ms, and of 7 ms
+    assert (point.itl_mean_s, point.itl_p50_s, point.itl_p99_s) == (near(0.006), 0.006, 0.007)
     e2e_s = sorted((0.04 + 31 * 0.005, 0.05 + 31 * 0.007, 0.06))
     assert point.e2e_p50_s == near(e2e_s[1])
     assert point.e2e_p95_s == near(e2e_s[1] + 0.9 * (e2e_s[2] - e2e_s[1]))
@@ -222,7 +223,10 @@ def test_vllm_summary_and_detail_agree_where_both_speak():
         imported("vllm_summary.json").points,
         imported("vllm_detailed.json").points,
     )
-    for name in ("ttft_mean_s", "ttft_p50_s", "ttft_p99_s", "tpot_mean_s", "tpot_p99_s"):
+    for name in (
+        *("ttft_mean_s", "ttft_p50_s", "ttft_p99_s"),
+        *("tpot_mean_s", "tpot_p99_s", "itl_mean_s", "itl_p99_s"),
+    ):
         assert getattr(summary, name) == pytest.approx(getattr(detail, name)), name
     assert summary.ttft_p95_s is summary.e2e_p95_s is None
 

@@ -29,6 +29,7 @@ from tonnage.measurement.importers.reading import (
 from tonnage.measurement.run import RUN_FILE
 
 _SHOWN_KEYS = 8
+_DEPTH = 3  # of folders in folders: trials of a sweep of levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def _distinct(paths: Iterable[Path]) -> list[Path]:
 
 
 def _read(path: Path) -> list[_Part]:
-    """The parts of a file, or of what is recognised in a folder and the folders in it."""
+    """The parts of a file, or of what is recognised in a folder, else in the folders in it."""
     if not path.is_dir():
         parts = _read_file(path)
         if not parts:
@@ -90,11 +91,11 @@ def _read(path: Path) -> list[_Part]:
         return parts
     if (path / RUN_FILE).is_file():
         return _read_file(path / RUN_FILE) or _read(path / RUN_FILE)
-    for pattern in ("*", "*/*"):
+    for depth in range(_DEPTH + 1):
         files = sorted(
             file
             for ending in (".json", ".jsonl")
-            for file in path.glob(f"{pattern}{ending}")
+            for file in path.glob(f"{'*/' * depth}*{ending}")
             if file.is_file()
         )
         parts = list(chain.from_iterable(map(_read_file, files)))
@@ -234,6 +235,8 @@ def _unrecognised(path: Path) -> InputError:
             seen = "It is an empty object."
         if "experiments" in keys:
             seen += " It looks like Perf Analyzer's raw profile: give GenAI-Perf's own export."
+        if "aggregation_type" in keys or {"aiperf_version", "metrics"} <= document.value.keys():
+            seen += " It looks like AIPerf's aggregate of runs: give the folder of them all."
     else:
         kind = {list: "list", str: "text", type(None): "null"}.get(type(document.value), "number")
         seen = f"It holds a {kind}, not an object."

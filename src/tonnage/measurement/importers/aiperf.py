@@ -3,10 +3,13 @@
 AIPerf, after files of version 0.13: `profile_export_aiperf.json` (the summary) and
 `profile_export.jsonl` (one record for each request, streamed). Where both lie side by side the
 records give every latency and the summary what they cannot: load, versions, the measured duration.
-GenAI-Perf, after its documented format: `profile_export_genai_perf.json`, a summary of the same
+GenAI-Perf, after files of version 0.0.16: `profile_export_genai_perf.json`, a summary of the same
 shape (statistics with avg, p50, … and a unit; latencies in ms) under `input_config.perf_analyzer`.
 
 Both define inter_token_latency as (e2e - ttft) / (output tokens - 1) of each request: our TPOT.
+AIPerf's inter_chunk_latency is every gap between two pieces: our ITL. Both count tokens by a
+tokenizer of their own; where AIPerf says that the server counted others, those are taken: TPOT then
+follows from the records, and is not known from the summary alone.
 Records of warm-up are left out; cancelled ones and those with an error are failed. A statistic
 over `count` 0 becomes None. Rates are those of the summary; without it, over the records' duration.
 """
@@ -18,8 +21,8 @@ from dataclasses import replace
 
 from tonnage.measurement import Point, Run
 from tonnage.measurement.importers.reading import Place, without_credentials
-from tonnage.measurement.importers.samples import Samples, ratio
-from tonnage.measurement.statistics import PERCENTILES, Spread
+from tonnage.measurement.importers.samples import NO_TPOT, Samples, miscounted, ratio
+from tonnage.measurement.statistics import PERCENTILES, Spread, mean
 
 TOOL = "AIPerf"
 GENAI_PERF = "GenAI-Perf"
@@ -27,6 +30,9 @@ _NS_PER_S = 1e9
 _NO_LOAD = (
     "the records do not say the concurrency: import the folder with profile_export_aiperf.json"
 )
+# tokens of the prompt and of the answer, as the tool counts them and as the server does
+_OWN = ("input_sequence_length", "output_sequence_length")
+_SERVER = ("usage_prompt_tokens", "usage_completion_tokens")
 _SUMMARY_KEYS = ("request_latency", "time_to_first_token", "request_throughput")
 
 
@@ -73,9 +79,8 @@ def read_summary(document: Place, name: str) -> Run:
 
 def read_records(records: Iterable[Place], name: str) -> Run:
     """The run of the records alone, which do not say at what concurrency they were made."""
-    samples = Samples()
-    failed = finished = 0
-    starts, ends = [], []
+    failed = 0
+    finished, starts, ends = [], [], []
     for record in records:
         if not recognises_record(record):
             record.refuse("is not a record of AIPerf.", hint="Expected metadata and metrics.")
@@ -90,37 +95,58 @@ def read_records(records: Iterable[Place], name: str) -> Run:
         if record.get("error").value is not None or metadata.get("was_cancelled").flag():
             failed += 1
             continue
-        finished += 1
-        metrics = record.get("metrics")
-        samples.add(
-            record,
-            ttft_s=_time(metrics.get("time_to_first_token"), "value"),
-            e2e_s=_time(metrics.get("request_latency"), "value"),
-            input_tokens=metrics.get("input_sequence_length", "value").amount(),
-            output_tokens=metrics.get("output_sequence_length", "value").amount(),
-        )
+        finished.append(record)
+    samples, notes = _samples(finished)
     duration_s = (max(ends) - min(starts)) / _NS_PER_S if starts else None
     if duration_s is not None and duration_s <= 0:
         duration_s = None
     point = Point(
         concurrency=None,
-        requests=finished,
+        requests=len(finished),
         failed=failed,
         interrupted=failed > 0,
         duration_s=duration_s,
         total_runtime_s=duration_s,
-        requests_per_s=ratio(finished or None, duration_s),
+        requests_per_s=ratio(len(finished) or None, duration_s),
         output_tokens_per_s=ratio(sum(samples.output_tokens) or None, duration_s),
-        notes=(_NO_LOAD,),
+        notes=(_NO_LOAD, *notes),
         **samples.fields(),
     )
     return Run(name=name, tool=TOOL, points=(point,))
 
 
+def _samples(finished: list[Place]) -> tuple[Samples, list[str]]:
+    """The statistics of the records, by the server's count of tokens where the tool's is off."""
+    metrics = [record.get("metrics") for record in finished]
+    own, server = (
+        [each.get(key, "value").amount() for each in metrics] for key in (_OWN[1], _SERVER[1])
+    )
+    counted = None not in server
+    said = miscounted(TOOL, _mean_of(own), _mean_of(server)) if counted else ""
+    prompt, output = _SERVER if said else _OWN
+    samples = Samples()
+    for record, each in zip(finished, metrics, strict=True):
+        gaps = each.get("inter_chunk_latency")
+        unit = gaps.get("unit").time_unit() if gaps.value is not None else "s"
+        samples.add(
+            record,
+            ttft_s=_time(each.get("time_to_first_token"), "value"),
+            e2e_s=_time(each.get("request_latency"), "value"),
+            input_tokens=each.get(prompt, "value").amount(),
+            output_tokens=each.get(output, "value").amount(),
+            gaps_s=[gap.seconds(unit) or 0.0 for gap in gaps.get("value").entries()],
+        )
+    return samples, [said] if said else []
+
+
+def _mean_of(values: list[float | None]) -> float | None:
+    return mean([value for value in values if value is not None])
+
+
 def merge(summary: Run, records: Run) -> Run:
     """The summary's facts and load with the statistics of the records it was made from."""
     (stated,), (seen,) = summary.points, records.points
-    notes = list(stated.notes)
+    notes = [note for note in stated.notes if note != NO_TPOT]  # the records have it
     if (stated.requests, stated.failed) != (seen.requests, seen.failed):
         notes.append(
             f"the summary counts {stated.requests} finished and {stated.failed} failed requests,"
@@ -148,21 +174,33 @@ def _point(document: Place) -> Point:
         )
     cancelled = document.get("was_cancelled").flag()
     concurrency, rate = _load(document.get("input_config"))
+    duration_s = _time(document.get("benchmark_duration"), "avg")
+    notes = ["the benchmark was cancelled before its end"] if cancelled else []
+    own, server = (_mean(document.get(key)) for key in (_OWN[1], _SERVER[1]))
+    prompt, output = _OWN
+    output_tokens_per_s = document.get("output_token_throughput", "avg").amount() or None
+    tpot = _spread(document.get("inter_token_latency"))
+    if said := miscounted(tool_of(document), own, server):
+        notes += [said, NO_TPOT]
+        prompt, output = _SERVER
+        output_tokens_per_s = ratio((finished or 0) * (server or 0.0), duration_s)
+        tpot = Spread()
     return Point(
         concurrency=concurrency,
         request_rate_target_per_s=rate,
         requests=finished,
         failed=failed,
         interrupted=failed > 0 or cancelled,
-        duration_s=_time(document.get("benchmark_duration"), "avg"),
+        duration_s=duration_s,
         requests_per_s=document.get("request_throughput", "avg").amount() or None,
-        output_tokens_per_s=document.get("output_token_throughput", "avg").amount() or None,
-        notes=("the benchmark was cancelled before its end",) if cancelled else (),
+        output_tokens_per_s=output_tokens_per_s,
+        notes=tuple(notes),
         **_spread(document.get("time_to_first_token")).fields("ttft"),
-        **_spread(document.get("inter_token_latency")).fields("tpot"),
+        **tpot.fields("tpot"),
+        **_spread(document.get("inter_chunk_latency")).fields("itl"),
         **_spread(document.get("request_latency")).fields("e2e"),
-        input_tokens_mean=_mean(document.get("input_sequence_length")),
-        output_tokens_mean=_mean(document.get("output_sequence_length")),
+        input_tokens_mean=_mean(document.get(prompt)),
+        output_tokens_mean=_mean(document.get(output)),
     )
 
 

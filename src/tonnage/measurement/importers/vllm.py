@@ -2,8 +2,9 @@
 
 The file names neither version nor target. Summaries stand in ms, the detailed arrays in s, one
 entry for each request, failed ones included. Its TPOT is already (e2e - ttft) / (output
-tokens - 1). With the arrays every percentile is interpolated from the requests that did not fail;
-without them only the percentiles that were asked for are known (p99, and the median).
+tokens - 1), its ITL every gap between two pieces of an answer. With the arrays every percentile
+is interpolated from the requests that did not fail; without them only the percentiles that were
+asked for are known (p99, and the median).
 
 A latency of zero in the summary means that no request gave one (nothing finished, answers of one
 token, no streaming): it becomes None. A request rate of "inf" is a closed loop at
@@ -101,9 +102,10 @@ def _samples(document: Place, length: int, completed: int) -> Samples:
     """The finished requests of the detailed arrays, which must agree with the summary."""
     requests = document.get("ttfts").entries()
     ttfts = [each.seconds() for each in requests]
+    gaps = _gaps(document, length)
     inputs = _column(document, "input_lens", length)
     outputs = _column(document, "output_lens", length)
-    latencies = _latencies(document, ttfts)
+    latencies = _latencies(document, ttfts, gaps)
     errors = document.get("errors").entries()
     if errors and len(errors) != length:
         _refuse_length(document.get("errors"), length)
@@ -117,6 +119,7 @@ def _samples(document: Place, length: int, completed: int) -> Samples:
             e2e_s=latencies[index],
             input_tokens=inputs[index],
             output_tokens=outputs[index],
+            gaps_s=gaps[index] if gaps else (),
         )
     if len(samples.e2e_s) != completed and any(each is not None for each in latencies):
         document.get("ttfts").refuse(
@@ -126,18 +129,24 @@ def _samples(document: Place, length: int, completed: int) -> Samples:
     return samples
 
 
-def _latencies(document: Place, ttfts: Sequence[float | None]) -> list[float | None]:
-    """E2E of each request: stated, or TTFT plus the gaps between tokens."""
+def _gaps(document: Place, length: int) -> list[list[float]]:
+    """The gaps between the pieces of each answer; [] where the file has none."""
+    gaps = document.get("itls").entries()
+    if gaps and len(gaps) != length:
+        _refuse_length(document.get("itls"), length)
+    return [[each.seconds() or 0.0 for each in gap.entries()] for gap in gaps]
+
+
+def _latencies(
+    document: Place, ttfts: Sequence[float | None], gaps: Sequence[Sequence[float]]
+) -> list[float | None]:
+    """E2E of each request: stated, or TTFT plus the gaps between its pieces."""
     if document.get("latencies").value is not None:
         return _column(document, "latencies", len(ttfts))
-    gaps = document.get("itls").entries()
     if not gaps:
         return [None] * len(ttfts)
-    if len(gaps) != len(ttfts):
-        _refuse_length(document.get("itls"), len(ttfts))
     return [
-        None if ttft is None else ttft + sum(each.seconds() or 0 for each in gap.entries())
-        for ttft, gap in zip(ttfts, gaps, strict=True)
+        None if ttft is None else ttft + sum(gap) for ttft, gap in zip(ttfts, gaps, strict=True)
     ]
 
 
@@ -160,6 +169,7 @@ def _summary(document: Place, completed: int) -> dict[str, float | None]:
     return {
         **_spread(document, "ttft").fields("ttft"),
         **_spread(document, "tpot").fields("tpot"),
+        **_spread(document, "itl").fields("itl"),
         **_spread(document, "e2el").fields("e2e"),
         "input_tokens_mean": ratio(document.get("total_input_tokens").amount(), completed),
         "output_tokens_mean": ratio(document.get("total_output_tokens").amount(), completed),
