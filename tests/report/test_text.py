@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tonnage.catalog.profiles import engine
+from tonnage.measurement import Point, Run
 from tonnage.report import Cell, Column, Headline, Report, Section, Table, reasons
 from tonnage.report.build import report_plan
 from tonnage.report.capacity import report_capacity
 from tonnage.report.inventory import report_things
+from tonnage.report.runs import report_run
 from tonnage.report.text import render_text
 from tonnage.workload import OpenLoad
 
@@ -164,3 +166,14 @@ def test_engines_show_their_limits_on_small_and_large_gpus():
     text = render_text(report, width=140)
     for shown in ("256 / 2,048", "1,024 / 8,192", "70 GiB"):
         assert shown in text
+
+
+def test_levels_of_a_run_are_shown_in_the_order_of_their_load():
+    run = Run(
+        name="a run",
+        tool="tonnage",
+        points=tuple(Point(concurrency=level, requests=level) for level in (1, 8, 3)),
+    )
+    shown = render_text(report_run(run), width=80)
+    rows = [line.split()[0] for line in shown.splitlines() if line.strip()[:1].isdigit()]
+    assert rows == ["1", "3", "8"]

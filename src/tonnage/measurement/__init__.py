@@ -78,6 +78,11 @@ class Point:
     overloaded: bool | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def load(self) -> tuple[float, float]:
+        """What levels are shown in the order of: requests in flight, then the rate."""
+        return (self.concurrency or 0, self.request_rate_target_per_s or 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:

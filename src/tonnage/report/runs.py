@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from operator import attrgetter
 
 from tonnage import units
 from tonnage.measurement import Point, Run
-from tonnage.measurement.load.search import Found
+from tonnage.measurement.load.search import Found, metric_words
 from tonnage.measurement.run import FORMAT
 from tonnage.report import Block, Cell, Column, Commands, Headline, Prose, Report, Section, Table
 from tonnage.report.figures import UNKNOWN
@@ -29,6 +30,8 @@ def report_run(
     `found` is what a search for the highest such load came to.
     """
     limits = limits or {}
+    data = run_data(run) | ({} if found is None else {"search": asdict(found)})
+    run = replace(run, points=tuple(sorted(run.points, key=attrgetter("load"))))  # for people
     blocks: list[Block] = [_points(run, limits)]
     blocks += [Prose(note) for note in _notes(run)]
     sections = [Section(id="points", title="Levels", blocks=tuple(blocks))]
@@ -42,7 +45,7 @@ def report_run(
         subtitle=tuple(each for each in (run.model, on, where, tool, run.created) if each),
         headline=_headline(run, found, limits),
         sections=tuple(sections),
-        data=run_data(run) | ({} if found is None else {"search": asdict(found)}),
+        data=data,
     )
 
 
@@ -88,8 +91,7 @@ def keeps(point: Point, limits: Mapping[str, float]) -> bool:
 
 def _promise(limit: tuple[str, float]) -> str:
     """As "TTFT p95 ≤ 500 ms"."""
-    what, _, statistic = limit[0].removesuffix("_s").partition("_")
-    return f"{what.upper()} {statistic} ≤ {units.format_time(limit[1])}"
+    return f"{metric_words(limit[0])} ≤ {units.format_time(limit[1])}"
 
 
 def _speed(point: Point) -> str:

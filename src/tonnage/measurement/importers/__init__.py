@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 from tonnage.errors import InputError, UsageError
@@ -185,7 +186,7 @@ def _combine(parts: Sequence[_Part]) -> Run:
                 hint="Import them one by one.",
                 file=str(part.path),
             )
-    points = tuple(sorted(chain.from_iterable(run.points for run in runs), key=_by_load))
+    points = tuple(sorted(chain.from_iterable(run.points for run in runs), key=attrgetter("load")))
     return replace(
         first,
         model=_first(run.model for run in runs),
@@ -201,10 +202,6 @@ def _combine(parts: Sequence[_Part]) -> Run:
         },
         notes=(*dict.fromkeys(chain.from_iterable(run.notes for run in runs)), *_repeated(points)),
     )
-
-
-def _by_load(point: Point) -> tuple[float, float]:
-    return (point.concurrency or 0, point.request_rate_target_per_s or 0)
 
 
 def _repeated(points: Sequence[Point]) -> list[str]:

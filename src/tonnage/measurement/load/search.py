@@ -156,9 +156,10 @@ def judge(load: float, point: Point, limits: Mapping[str, float]) -> Probe:
     near: str | None = None
     for metric, limit_s in limits.items():
         value_s: float | None = getattr(point, metric)
+        words = metric_words(metric)
         if value_s is None:
-            return Probe(load=load, verdict="unclear", reason=f"{_words(metric)} was not measured")
-        said = f"{_words(metric)} is {format_time(value_s)}, the limit {format_time(limit_s)}"
+            return Probe(load=load, verdict="unclear", reason=f"{words} was not measured")
+        said = f"{words} is {format_time(value_s)}, the limit {format_time(limit_s)}"
         if value_s > limit_s * (1 + noise):
             return Probe(load=load, verdict="broken", reason=said)
         if value_s * (1 + noise) > limit_s:
@@ -168,7 +169,7 @@ def judge(load: float, point: Point, limits: Mapping[str, float]) -> Probe:
     return Probe(load=load, verdict="kept")
 
 
-def _words(metric: str) -> str:
+def metric_words(metric: str) -> str:
     """`ttft_p95_s` as "TTFT p95"."""
     what, _, statistic = metric.removesuffix("_s").rpartition("_")
     return f"{what.upper()} {statistic}"
