@@ -151,7 +151,7 @@ def test_the_picture_is_drawn(runs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--ttft-p95", "0.1 s"), errors.EXIT_INFEASIBLE, "no level measured keeps TTFT p95"),
+        (("--ttft-p95", "0.1 s"), errors.EXIT_INFEASIBLE, "no sound level keeps TTFT p95"),
         (("--ttft-p99", "1 s"), errors.EXIT_BAD_INPUT, "TTFT p99 is promised, and was not"),
         (("--gpu", "H200-SXM"), errors.EXIT_BAD_INPUT, "was measured on H100 SXM, not on H200"),
         (("--gpus", "4"), errors.EXIT_USAGE, "the one run that does not say, and 0 do not"),

@@ -240,6 +240,28 @@ def test_a_chain_of_calls_is_refused():
         plan_measured(chain, [TP2])
 
 
+@pytest.mark.parametrize("sound", [True, False])
+def test_levels_that_would_do_but_prove_nothing_are_told_of(sound):
+    unsteady = replace(level(4, 4.0, 0.2), stable=False)
+    late = replace(level(8, 8.0, 0.3), client_bound=True)
+    lost = replace(level(9, 9.0, 0.3), failed=1)
+    slow = level(16, 9.0, 3.0)
+    first = level(1, 1.0, 0.1)
+    run = copy(*([first] if sound else []), unsteady, late, lost, slow)
+    plan = plan_measured(question(rate(1), TTFT), [run]).plan
+    assert (plan.infeasible is None) == sound
+    (alert,) = [alert for alert in plan.alerts if alert.id == "unproved_levels"]
+    assert f"2 of {4 + sound} levels of run keep the promises" in alert.cause
+    assert "unstable" in alert.cause
+    assert "client-bound" in alert.cause
+
+
+def test_levels_that_carry_no_more_than_the_chosen_one_are_not_worth_a_word():
+    run = copy(replace(level(1, 1.0, 0.1), stable=False), level(2, 2.0, 0.2))
+    plan = plan_measured(question(rate(1), TTFT), [run]).plan
+    assert "unproved_levels" not in {alert.id for alert in plan.alerts}
+
+
 def test_a_curve_of_other_lengths_or_another_model_is_warned_of():
     points = [replace(p, input_tokens_mean=1000, output_tokens_mean=230) for p in TP2.run.points]
     other = copy(*points, gpus=2)

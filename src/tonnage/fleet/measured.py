@@ -293,7 +293,13 @@ def _judge(
     points = copy.curve.points
     if not points:
         faults = "; ".join(dict.fromkeys(why for _, why in copy.curve.unused))
-        return Refused(copy, f"none of its levels is sound ({faults})" if faults else "no level")
+        if not faults:
+            return Refused(copy, "no level")
+        return Refused(
+            copy,
+            f"none of its levels is sound ({faults})",
+            "Measure again, for longer: --duration; or size from another run.",
+        )
     checked = []
     for promise in promises:
         if any(promised_s(point, promise) is not None for point in points):

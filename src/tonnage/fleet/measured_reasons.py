@@ -19,7 +19,7 @@ from tonnage.fleet import (
     Severity,
 )
 from tonnage.fleet.rejections import LABEL, round_up
-from tonnage.measurement.curve import keeps, percentile_s, promised_s
+from tonnage.measurement.curve import carried, keeps, percentile_s, promised_s
 from tonnage.units import format_fraction, format_number, format_time, format_usd
 from tonnage.workload import PERCENTILES, Batch, ClosedLoad, Load, OpenLoad, Promise
 
@@ -137,7 +137,7 @@ def infeasible_of(
     _, promise, value_s = nearest.nearest
     others = " with the other promises" if len(nearest.promises) > 1 else ""
     return Infeasible(
-        reason=f"no level measured keeps {promise_words(promise)} ≤"
+        reason=f"no sound level keeps {promise_words(promise)} ≤"
         f" {format_time(promise.limit_s)}{others}",
         closest=f"{nearest.copy.name} at {promise_words(promise)} {format_time(value_s)}",
         relaxations=tuple(_relaxations(misses)),
@@ -265,6 +265,7 @@ def alerts_of(
 ) -> Iterator[Alert]:
     """What may be wrong with copying this measurement."""
     yield from _of_other_things(question, copies)
+    yield from _set_aside(question, copies if chosen is None else [chosen.copy], chosen)
     if chosen is None:
         return
     best, load = chosen.best, question.workload.load
@@ -315,6 +316,35 @@ def alerts_of(
                 f"the study states {what}, and a load test says nothing about that",
                 "it has no part in this answer",
                 "size without --measured too",
+            )
+
+
+def _set_aside(
+    question: Question, copies: Sequence[MeasuredCopy], chosen: MeasuredOption | None
+) -> Iterator[Alert]:
+    """A warning where levels keep the promises, and carry more, but prove nothing as measured."""
+    load = question.workload.load
+    if load is None:
+        return
+    promises = question.workload.promises if chosen is None else chosen.promises
+    least = chosen.carries if chosen else 0.0
+    for copy in copies:
+        found = [
+            why
+            for point, why in copy.curve.unused
+            if not point.failed
+            and not point.stopped
+            and (carried(point, load) or 0.0) > least
+            and all(keeps(point, promise) for promise in promises)
+        ]
+        if found:
+            number = f"{len(found)} of {len(copy.run.points)} levels of {copy.run.name}"
+            yield _alert(
+                "unproved_levels",
+                "warning",
+                f"{number} keep the promises but prove nothing ({'; '.join(dict.fromkeys(found))})",
+                "what they carry is not counted",
+                "measure them again, for longer: --duration",
             )
 
 

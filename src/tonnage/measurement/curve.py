@@ -111,9 +111,9 @@ def fault(point: Point) -> str:
     for broken, why in (
         (point.stopped, "stopped before its end"),
         (point.interrupted, "interrupted"),
-        (point.client_bound, "client-bound: the load generator was late"),
-        (point.overloaded, "overloaded: latency grew for as long as it lasted"),
-        (point.stable is False, "unstable: its parts differ too much"),
+        (point.client_bound, "client-bound"),
+        (point.overloaded, "overloaded"),
+        (point.stable is False, "unstable"),
         (
             not point.requests_per_s and point.concurrency is None,
             "neither a rate nor a concurrency was measured",

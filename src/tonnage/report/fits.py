@@ -129,7 +129,7 @@ def _headline(fitted: Sequence[FittedMetric], question: FitQuestion) -> Headline
     told = answer.range
     notes = [f"{metric_words(each.metric)}: {_no(each)}." for each in fitted if _no(each)]
     if told is not None:
-        holds = f"if the {_kind(governing.fit)} holds and all levels scatter alike"
+        holds = f"if the {_kind(governing.fit)} holds and scatter grows with latency"
         notes.insert(0, f"The range is at 90 % confidence, {holds}.")
     if answer.extrapolated and not isinstance(governing.fit, NoFit):
         notes.insert(0, f"Extrapolated: no level above {governing.fit.levels[-1]} is in the fit.")
