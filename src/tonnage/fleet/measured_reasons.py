@@ -109,7 +109,7 @@ def missed(miss: Missed) -> Rejection:
     _, promise, value_s = miss.nearest
     bottleneck = "wait" if promise.metric == "ttft" else "throughput"
     reason = (
-        f"no level keeps the promises: {promise_words(promise)} {format_time(value_s)} > "
+        f"no sound level keeps the promises: {promise_words(promise)} {format_time(value_s)} > "
         f"{format_time(promise.limit_s)} where it comes closest"
     )
     return _rejection(miss.copy, bottleneck, reason)

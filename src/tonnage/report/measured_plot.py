@@ -95,7 +95,11 @@ def write_plot(plan: MeasuredPlan, path: Path) -> None:
             ha="right", color=INK, fontsize=9,
         )  # fmt: skip
     _scale(axes, [*([limit.limit_s] if limit else []), *(dot.y for dot in every)])
-    axes.legend(loc="upper left", labelcolor=INK, facecolor=SURFACE, edgecolor="none")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each name once
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=4, labelcolor=INK,
+        facecolor=SURFACE, edgecolor="none",
+    )  # fmt: skip
     place_labels(
         figure,
         axes,
@@ -124,17 +128,19 @@ def _draw_copy(axes: Axes, copy: MeasuredCopy, dots: list[_Dot]) -> None:
         [dot.x for dot in sound], [dot.y for dot in sound], color=dots[0].colour,
         marker="o", markersize=6, linewidth=1.8, label=copy.name, zorder=3,
     )  # fmt: skip
-    axes.plot(
-        [dot.x for dot in broken], [dot.y for dot in broken], color=BAD, marker="x",
-        markersize=7, linestyle="none", zorder=3,
-    )  # fmt: skip
+    if broken:
+        axes.plot(
+            [dot.x for dot in broken], [dot.y for dot in broken], color=BAD, marker="x",
+            markersize=7, linestyle="none", zorder=3, label="not used",
+        )  # fmt: skip
 
 
 def _scale(axes: Axes, seconds: list[float]) -> None:
     """From zero where the range allows it; logarithmic where that would flatten the beginning."""
     axes.set_xlim(left=0)
     if max(seconds) > _WIDE * min(seconds):
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=(2, 5))
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     else:
         axes.set_ylim(bottom=0)
