@@ -43,6 +43,13 @@ def test_the_analysis_is_drawn_without_a_latency_fit(add_job, tmp_path):
     assert all(size_of(runner.folder / name) for name in PNGS)
 
 
+def test_a_metric_that_was_never_measured_has_no_panel(add_job, tmp_path):
+    pytest.importorskip("matplotlib")
+    add_job(body_of({c: (0, runtime, 9) for c, (_, runtime, _) in line(1, 1, (1, 2, 4)).items()}))
+    runner = run(tmp_path)
+    assert [size_of(runner.folder / name) for name in PNGS] == [(1800, 1500), (1200, 750)]
+
+
 @pytest.mark.parametrize("target_s", [0.5, 1e9])
 def test_a_line_that_meets_no_target_is_drawn_too(documented, target_s):
     pytest.importorskip("matplotlib")

@@ -466,7 +466,16 @@ def test_the_law_finds_the_load_that_the_line_misses(tmp_path, kind):
         800 / facts.concurrency_at_target
     )
     assert not any("the levels bend" in each for each in output.tonnage.warnings)
+    assert facts.levels == sorted(output.calc_data)
     assert output.fit_results.wf_runtime_fit is not None  # the line stays in the file
+    assert not any("outlier" in each for each in output.tonnage.warnings)
+
+
+@pytest.mark.parametrize(("kind", "law"), [("line", "line"), ("usl", "scalability law")])
+def test_an_estimate_beyond_the_levels_names_the_law_that_may_not_go_on(tmp_path, kind, law):
+    output = sized(bending(tmp_path), target_workflow_runtime=60, fit_config={"kind": kind})
+    assert output.tonnage.wf_runtime.extrapolated_beyond is not None
+    assert any(f"nothing shows that the {law} goes on" in each for each in output.tonnage.warnings)
 
 
 def test_levels_on_a_line_stay_on_it(add_job, tmp_path):

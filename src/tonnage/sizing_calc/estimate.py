@@ -168,13 +168,13 @@ def _size(usable: Measured, metric: Metric, config: CalcRunnerConfig) -> _Sized:
     line = choice.line
     fit, facts = _chosen(choice, config.fit_config.kind)
     if isinstance(line, LineFit):
-        facts.levels = list(line.levels)
         facts.slope_range = _sides(slope_range(line))
         facts.intercept_range = _sides(intercept_range(line))
     drawn = line if isinstance(line, LineFit) else None
     if isinstance(fit, NoFit):
         facts.no_fit = fit.reason
         return _Sized(facts=facts, fit=drawn, gpus=None)
+    facts.levels = list(fit.levels)
     target_s = metric.target_s(config)
     if not (target_s > 0 and config.target_users > 0 and config.test_gpu_count > 0):
         return _Sized(facts=facts, fit=drawn, gpus=None)
@@ -297,28 +297,27 @@ def _unmeasured_warnings(usable: Measured) -> list[str]:
 
 
 def _fit_warnings(metric: Metric, sized: _Sized) -> list[str]:
-    fit, facts = sized.fit, sized.facts
+    line, facts = sized.fit, sized.facts
     warnings = _bend_warnings(metric, facts)
-    if fit is None:
-        return warnings
-    if fit.outliers and facts.kind == "line":
-        left_out = ", ".join(map(str, fit.outliers))
+    by = {"line": "line", "usl": "scalability law"}[facts.kind]
+    if line is not None and line.outliers and facts.kind == "line":
+        left_out = ", ".join(map(str, line.outliers))
         warnings.append(f"{metric.label}: concurrency {left_out} left out of the fit as outlier.")
-    if fit.slope > STEEP_SLOPE_S:
+    if line is not None and line.slope > STEEP_SLOPE_S:
         warnings.append(
-            f"{metric.label}: the slope is {fit.slope:.3g}, above 1: each further request in flight"
-            " costs more than a second. Reduce the slope before buying GPUs for it."
+            f"{metric.label}: the slope is {line.slope:.3g}, above 1: each further request in"
+            " flight costs more than a second. Reduce the slope before buying GPUs for it."
         )
     at = facts.concurrency_at_target
     if at is not None and facts.extrapolated_beyond is not None:
         warnings.append(
             f"{metric.label}: the estimate rests on concurrency {at:.4g}, beyond the largest level"
-            f" that worked and fits, {facts.extrapolated_beyond}; nothing shows that the line goes"
+            f" that worked and fits, {facts.extrapolated_beyond}; nothing shows that the {by} goes"
             " on. Measure there."
         )
     if at is not None and at < 1:
         warnings.append(
-            f"{metric.label}: the line meets the target at concurrency {at:.2g}, below one request"
+            f"{metric.label}: the {by} meets the target at concurrency {at:.2g}, below one request"
             " in flight: one request alone already misses the target, whatever the GPU count."
         )
     return warnings

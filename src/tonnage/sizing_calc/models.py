@@ -252,7 +252,7 @@ class CalcData(BaseModel):
 
 
 class LawFacts(BaseModel):
-    """The Universal Scalability Law through the same levels; `knee` is null where nothing bends.
+    """The Universal Scalability Law through every usable level; `knee` is null where nothing bends.
 
     Requests/s of one request alone, the share of work done one at a time, the cost of each pair.
     """
@@ -266,8 +266,9 @@ class LawFacts(BaseModel):
 class FitFacts(BaseModel):
     """What stands behind one estimate. Ranges are of 90 %, a null side is open.
 
-    `kind` is what the estimate rests on. `line_error` and `law_error` are root mean squares in
-    seconds at levels that were left out; null with too few levels to leave one out.
+    `kind` is what the estimate rests on, `levels` what that was fitted to. `line_error` and
+    `law_error` are root mean squares in seconds at levels that were left out; null with too few
+    levels to leave one out.
 
     `no_fit` and `not_reachable` say why there is no estimate. `extrapolated_beyond` is the largest
     level of the fit, where the estimate rests on a higher one.

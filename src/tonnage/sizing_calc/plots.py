@@ -5,15 +5,21 @@ Drawn with matplotlib, which is the extra `plots`; imported only when a picture 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tonnage.report.chart import BAD, DPI, INK, SERIES, dress, new_figure
-from tonnage.sizing_calc.estimate import LATENCY, RUNTIME
+from tonnage.sizing_calc.estimate import LATENCY, RUNTIME, Metric
 from tonnage.sizing_calc.jobs import ANALYSIS_PLOT, SIMPLE_PLOT
-from tonnage.sizing_calc.models import CalcRunnerOutput, FitFacts, LawFacts, LinearFitResult
+from tonnage.sizing_calc.models import (
+    CalcRunnerOutput,
+    FitFacts,
+    LawFacts,
+    LinearFitResult,
+    SizingMetricsPerConcurrency,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,18 +45,18 @@ class _Series:
 
 
 def write_plots(output: CalcRunnerOutput, folder: Path) -> None:
-    """Write both pictures into `folder`; none when no level has both times.
+    """Write both pictures into `folder`, of what was measured; none when nothing was.
 
     Raises MissingExtraError without matplotlib.
     """
-    series = _series(output)
-    if not any(each.points for each in series):
+    series = [each for each in _series(output) if each.points]
+    if not series:
         return
     simple = new_figure(8, 5)
     _draw_both(simple.add_subplot(), series)
     simple.savefig(folder / SIMPLE_PLOT, dpi=DPI)
 
-    analysis = new_figure(12, 5)
+    analysis = new_figure(6 * len(series), 5)
     panels = analysis.subplots(1, len(series), squeeze=False)[0]
     for axes, each in zip(panels, series, strict=True):
         _draw_analysis(axes, each)
@@ -68,7 +74,7 @@ def _series(output: CalcRunnerOutput) -> list[_Series]:
         _Series(
             label=LATENCY.label,
             colour=SERIES[0],
-            points=[(level, LATENCY.p95_s(data)) for level, data in usable.items()],
+            points=_points(LATENCY, usable),
             fit=output.fit_results.llm_latency_fit,
             facts=facts.llm_latency,
             target_s=facts.target_llm_latency_p95,
@@ -76,12 +82,20 @@ def _series(output: CalcRunnerOutput) -> list[_Series]:
         _Series(
             label=RUNTIME.label,
             colour=SERIES[1],
-            points=[(level, RUNTIME.p95_s(data)) for level, data in usable.items()],
+            points=_points(RUNTIME, usable),
             fit=output.fit_results.wf_runtime_fit,
             facts=facts.wf_runtime,
             target_s=facts.target_workflow_runtime_p95,
         ),
     ]
+
+
+def _points(
+    metric: Metric, usable: Mapping[int, SizingMetricsPerConcurrency]
+) -> list[tuple[int, float]]:
+    """Level and p95; zero is how the format says that nothing was measured."""
+    p95_s = {level: metric.p95_s(metrics) for level, metrics in usable.items()}
+    return [(level, seconds) for level, seconds in p95_s.items() if seconds > 0]
 
 
 def _draw_both(axes: Axes, series: list[_Series]) -> None:
@@ -98,7 +112,8 @@ def _draw_both(axes: Axes, series: list[_Series]) -> None:
 
 def _draw_analysis(axes: Axes, series: _Series) -> None:
     """One metric: points, what was left out, the line as far as it is used, the target."""
-    left_out = set(series.fit.outliers_removed) if series.fit is not None else set()
+    line = series.fit if series.facts.kind == "line" else None
+    left_out = set(line.outliers_removed) if line is not None else set()
     for kept, colour, marker, name in (
         (True, series.colour, "o", "measured"),
         (False, BAD, "x", "left out as outlier"),

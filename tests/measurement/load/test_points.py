@@ -231,6 +231,19 @@ def test_a_client_that_was_late_is_said_to_be(late_s, ttft_s, bound):
     assert any(f"late by {format_time(late_s)}" in note for note in point.notes) is bound
 
 
+@pytest.mark.parametrize(("late", "bound"), [(1, False), (2, False), (4, True), (40, True)])
+def test_a_single_late_request_does_not_speak_for_a_level(late, bound):
+    seen = [
+        record(each, 1.0, lateness_s=0.05 if each < late else 0.0, token_s=(0.1, 1.0))
+        for each in range(40)
+    ]
+    point = point_of(OPEN, seen)
+    assert point.client_bound is bound
+    assert any("late by 50 ms at p95" in note for note in point.notes) is bound
+    assert point.lateness_p99_s is not None
+    assert point.lateness_p99_s > 0.02
+
+
 @pytest.mark.parametrize(
     ("requests", "few"),
     [(9, "p90, p95 and p99"), (10, "p95 and p99"), (38, "p99"), (99, "p99"), (100, None)],

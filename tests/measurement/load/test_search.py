@@ -129,6 +129,16 @@ def test_what_was_kept_above_a_broken_load_proves_nothing():
 # ── verdicts ────────────────────────────────────────────────────────────────────────────────────
 
 
+def late_at_rate(lateness_p99_s):
+    """A level of 50 s at a rate whose client was late."""
+    return {
+        "request_rate_target_per_s": 4.0,
+        "duration_s": 50.0,
+        "client_bound": True,
+        "lateness_p99_s": lateness_p99_s,
+    }
+
+
 @pytest.mark.parametrize(
     ("point", "verdict", "reason"),
     [
@@ -137,6 +147,11 @@ def test_what_was_kept_above_a_broken_load_proves_nothing():
         (Point(ttft_p95_s=0.1, failed=2, failures={"http": 2}), "broken", "2 failed (http)"),
         (Point(ttft_p95_s=0.1, overloaded=True), "broken", "latency grows"),
         (Point(ttft_p95_s=9.0, client_bound=True, lateness_p99_s=0.03), "unclear", "was late by"),
+        (Point(**late_at_rate(0.94), ttft_p95_s=0.05), "kept", ""),
+        (Point(**late_at_rate(0.94), ttft_p95_s=0.07), "unclear", "too near"),
+        (Point(**late_at_rate(0.5), ttft_p95_s=1.4), "unclear", "too near"),
+        (Point(**late_at_rate(0.5), ttft_p95_s=1.6), "broken", "the limit"),
+        (Point(**late_at_rate(1.1), ttft_p95_s=0.05), "unclear", "was late by"),
         (Point(ttft_p95_s=0.95, stable=False, e2e_batch_means_cv=0.2), "unclear", "too near"),
         (Point(ttft_p95_s=1.15, stable=False, e2e_batch_means_cv=0.2), "unclear", "too near"),
         (Point(ttft_p95_s=0.8, stable=False, e2e_batch_means_cv=0.2), "kept", ""),

@@ -19,7 +19,7 @@ import numpy as np
 
 from tonnage.measurement import Point
 from tonnage.measurement.load import Level, Record
-from tonnage.measurement.statistics import PERCENTILES, Spread, mean
+from tonnage.measurement.statistics import PERCENTILES, Spread, mean, percentile
 from tonnage.units import format_fraction, format_time
 
 BATCHES = 10  # batch means of a steady state are nearly independent (Law, Simulation, section 9.5)
@@ -53,7 +53,8 @@ def point_of(
     }
     workflow = workflow or seen.is_workflow
     failed = seen.failures.total()
-    lateness_s = _spread(seen.lateness_s).p99_s
+    at = _highest_percentile(len(seen.lateness_s))
+    late_s = percentile(sorted(seen.lateness_s), at)
     cv = _batch_means_cv(seen)
     fields: dict[str, Any] = {
         "level": level.name,
@@ -73,17 +74,18 @@ def point_of(
         "ttft_samples": len(seen.ttft_s),
         "tpot_samples": len(seen.tpot_s),
         "itl_samples": len(seen.itl_s),
-        "lateness_p99_s": lateness_s,
+        "lateness_p99_s": _spread(seen.lateness_s).p99_s,
         "e2e_batch_means_cv": cv,
         "stable": None if cv is None else cv <= STABLE_CV,
-        "client_bound": None if lateness_s is None else lateness_s > _tolerated_s(spreads),
+        "client_bound": None if late_s is None else late_s > _tolerated_s(spreads),
         "overloaded": None if level.concurrency is not None else _grows(seen),
         **_steady_fields(seen),
     }
     for metric, spread in spreads.items():
         fields |= spread.fields(metric)
     del seen.errors[""]
-    return replace(point := Point(**fields), notes=tuple(_notes(point, seen.errors)))
+    late = f"{format_time(late_s)} at p{at}"
+    return replace(point := Point(**fields), notes=tuple(_notes(point, seen.errors, late)))
 
 
 # ── gathering ───────────────────────────────────────────────────────────────────────────────────
@@ -264,8 +266,18 @@ def _tolerated_s(spreads: dict[str, Spread]) -> float:
     return max(LATE_S, LATE_SHARE * typical_s)
 
 
-def _notes(point: Point, errors: Counter[str]) -> Iterator[str]:
-    """What to know about the point before it is believed."""
+def _highest_percentile(requests: int) -> int:
+    """The highest that is one: an extreme would let a single late request speak for a level."""
+    return next((each for each in reversed(PERCENTILES) if not _is_extreme(each, requests)), 50)
+
+
+def _is_extreme(percentile: int, requests: int) -> bool:
+    """Whether less than one of `requests` lies beyond."""
+    return requests * (100 - percentile) < 100  # noqa: PLR2004 — %
+
+
+def _notes(point: Point, errors: Counter[str], late: str) -> Iterator[str]:
+    """What to know about the point before it is believed; `late` is how late the client was."""
     requests = point.requests or 0
     failed = point.failed - point.failures.get("stopped", 0)
     if point.stopped:
@@ -293,11 +305,8 @@ def _notes(point: Point, errors: Counter[str]) -> Iterator[str]:
             if point.concurrency == 1
             else "add --workers"
         )
-        yield (
-            f"the client was late by {format_time(point.lateness_p99_s)} at p99: {remedy} before"
-            " trusting this level"
-        )
-    few = [each for each in PERCENTILES if 0 < requests * (100 - each) < 100]  # noqa: PLR2004 — %
+        yield (f"the client was late by {late}: {remedy} before trusting this level")
+    few = [each for each in PERCENTILES if requests and _is_extreme(each, requests)]
     if requests == 1:
         yield "one request has no percentiles: each is that request"
     elif few:

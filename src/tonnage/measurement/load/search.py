@@ -19,6 +19,7 @@ Verdict = Literal["kept", "broken", "unclear"]
 GROWTH_FACTOR = 2.0
 MOST_STEPS = 20  # of growth, or of shrinking: a million times the load that was begun with
 TRIES = 2  # at a load whose verdict is unclear
+LATE_SHARE_OF_LEVEL = 0.02  # by which a rate may be off, less than half the usual tolerance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,16 +142,21 @@ def result_of(probes: Sequence[Probe], goal: Goal) -> Found:
 def judge(load: float, point: Point, limits: Mapping[str, float]) -> Probe:
     """Whether the level at `load` keeps `limits`: fields of Point in seconds, and no failure.
 
-    A level that the client itself was late in proves neither; nor does one whose batch means vary
-    by more than what a limit is missed or kept by.
+    A level whose batch means vary by more than what a limit is missed or kept by proves neither.
+    Nor does one that the client itself was late in, but for an open load that still came at its
+    rate: what lateness does to a latency there is at most itself, the work that came in meanwhile.
     """
     if point.failed:
         kinds = ", ".join(point.failures)
         return Probe(load=load, verdict="broken", reason=f"{point.failed} failed ({kinds})")
     if point.overloaded:
         return Probe(load=load, verdict="broken", reason="latency grows for as long as it lasts")
-    if point.client_bound:
-        late = format_time(point.lateness_p99_s)
+    late_s = (point.lateness_p99_s or 0.0) if point.client_bound else 0.0
+    at_its_rate = point.request_rate_target_per_s is not None and late_s <= (
+        LATE_SHARE_OF_LEVEL * (point.duration_s or 0.0)
+    )
+    if point.client_bound and not at_its_rate:
+        late = format_time(late_s)
         return Probe(load=load, verdict="unclear", reason=f"the client was late by {late} at p99")
     noise = 0.0 if point.stable is not False else point.e2e_batch_means_cv or 0.0
     near: str | None = None
@@ -160,9 +166,9 @@ def judge(load: float, point: Point, limits: Mapping[str, float]) -> Probe:
         if value_s is None:
             return Probe(load=load, verdict="unclear", reason=f"{words} was not measured")
         said = f"{words} is {format_time(value_s)}, the limit {format_time(limit_s)}"
-        if value_s > limit_s * (1 + noise):
+        if value_s > limit_s * (1 + noise) + late_s:
             return Probe(load=load, verdict="broken", reason=said)
-        if value_s * (1 + noise) > limit_s:
+        if value_s * (1 + noise) + late_s > limit_s:
             near = said
     if near is not None:
         return Probe(load=load, verdict="unclear", reason=f"{near}: too near for its noise")
