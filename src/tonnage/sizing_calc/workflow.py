@@ -26,6 +26,7 @@ from tonnage.study.reader import Reading, parse_yaml
 
 HASH_DIGITS = 16  # of SHA-256; enough to tell two files apart
 FORMATS = ("json", "jsonl", "csv", "parquet")
+MAPPING_HINT = "Put its keys on lines of their own below it, further in."
 
 _GENERAL = ("eval", "general")
 _DATASET = (*_GENERAL, "dataset")
@@ -209,7 +210,7 @@ class _Document:
             if value is None:
                 return None
             if not isinstance(value, Mapping):
-                self.refuse(key[:depth], "must be a mapping.")
+                self.refuse(key[:depth], "must be a mapping.", hint=MAPPING_HINT)
             value = value.get(part)
         return value
 
@@ -219,7 +220,7 @@ class _Document:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
-            self.refuse(key, "must be a mapping.")
+            self.refuse(key, "must be a mapping.", hint=MAPPING_HINT)
         return value
 
     def text(self, key: Key) -> str | None:
@@ -228,10 +229,14 @@ class _Document:
         if value is None:
             return None
         if not isinstance(value, str):
-            self.refuse(key, "must be a text.")
+            self.refuse(key, "must be a text.", hint="Put it in quotes.")
         for name, default in _IN_WORD.findall(value):
             if not default and not os.environ.get(name):
-                self.refuse(key, f"needs the environment variable {name}, which is not set.")
+                self.refuse(
+                    key,
+                    f"needs the environment variable {name}, which is not set.",
+                    hint=f"Set it, or give it a default: ${{{name}:-…}}.",
+                )
         return _expanded(value)
 
     def refuse_unknown(self, key: Key, known: tuple[str, ...]) -> None:
