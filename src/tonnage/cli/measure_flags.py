@@ -92,7 +92,8 @@ FLAGS: tuple[Flag, ...] = (
                       group=LIMITS),
     *percentile_flags("e2e", "e2e", "TIME", 'Whole answer within: "12 s".', group=LIMITS),
     # ── processes ──
-    _flag("--workers", PROCESSES, "N", "Processes of this machine that share the load (1)."),
+    _flag("--workers", PROCESSES, "N",
+          "Processes that share the load (1; of a cluster, every worker)."),
     _flag("--cluster", PROCESSES, "ADDRESS",
           "A Dask scheduler whose workers share the load: tcp://host:8786."),
     # ── server ──

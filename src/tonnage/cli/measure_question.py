@@ -69,7 +69,7 @@ class Question:
     campaign: Campaign
     target: TargetSpec
     limits: Mapping[str, float]
-    workers: int
+    workers: int | None
     cluster: str | None
 
 
@@ -425,7 +425,7 @@ def question_of(
         campaign=campaign,
         target=target,
         limits=limits,
-        workers=asked.count("--workers") or 1,
+        workers=asked.count("--workers") or (None if "--cluster" in asked else 1),
         cluster=asked.text("--cluster"),
     )
 

@@ -67,8 +67,11 @@ def assert_idle(client: Any) -> None:
     asyncio.run(asyncio.wait_for(until(idle), 10))
 
 
-def test_each_worker_of_a_cluster_runs_its_shard_once(cluster, client):
-    driver = ShardedDriver(target("answer"), PROMPTS, workers=2, cluster=cluster.scheduler_address)
+@pytest.mark.parametrize("workers", [2, None])
+def test_each_worker_of_a_cluster_runs_its_shard_once(cluster, client, workers):
+    driver = ShardedDriver(
+        target("answer"), PROMPTS, workers=workers, cluster=cluster.scheduler_address
+    )
     kept = Kept()
 
     async def body() -> None:
@@ -118,7 +121,7 @@ def test_a_killed_worker_of_a_cluster_is_missed_and_its_shard_not_run_again(clus
 
 def test_a_cluster_too_small_or_with_several_threads_is_refused(cluster, client):
     address = cluster.scheduler_address
-    with pytest.raises(TonnageError, match=r"3 shards .* has 2, and 0 with more.*--nthreads 1"):
+    with pytest.raises(TonnageError, match=r"3 workers .* has 2, and 0 with more.*--nthreads 1"):
         asyncio.run(ShardedDriver(target("answer"), PROMPTS, workers=3, cluster=address).open())
     assert_idle(client)
 

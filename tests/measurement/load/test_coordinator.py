@@ -60,9 +60,10 @@ class Elsewhere:
     def __init__(self, shard: Callable[[Invitation], None]) -> None:
         self._shard = shard
 
-    def open(self, shards: int) -> str:
-        self._pool = ProcessPoolExecutor(shards, mp_context=get_context("spawn"))
-        return "127.0.0.1"
+    def open(self, shards: int | None) -> tuple[str, int]:
+        number = shards or 1
+        self._pool = ProcessPoolExecutor(number, mp_context=get_context("spawn"))
+        return "127.0.0.1", number
 
     def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
         return [self._pool.submit(self._shard, each) for each in invitations]

@@ -168,8 +168,9 @@ class ShardedDriver:
     """Puts levels on a target from `workers` processes: a `Driver`.
 
     They are processes of this machine, or of the Dask cluster whose scheduler is at `cluster`,
-    where each takes a worker with one thread; paths of the target and the prompts are read there.
-    `headers` of the target reach them over connections that are not encrypted, and no disk.
+    where each takes a worker with one thread, all of those if no number is given. Paths of the
+    target and the prompts are read there; `headers` of the target reach them over connections that
+    are not encrypted, and no disk.
     """
 
     def __init__(
@@ -177,12 +178,12 @@ class ShardedDriver:
         target: TargetSpec,
         prompts: PromptSpec,
         *,
-        workers: int,
+        workers: int | None,
         cluster: str | None = None,
         patience: Patience | None = None,
         launcher: Launcher | None = None,
     ) -> None:
-        if workers < 1:
+        if (workers or cluster is None) and (workers or 0) < 1:
             raise UsageError("there must be at least one worker.", hint="For example --workers 2.")
         self._target = target
         self._prompts = prompts
@@ -262,7 +263,7 @@ class ShardedDriver:
         self._server, self._seats = None, []
 
     async def _launch(self) -> None:
-        host = await _in_thread(partial(self._launcher.open, self._workers))
+        host, shards = await _in_thread(partial(self._launcher.open, self._workers))
         self._server = await asyncio.start_server(self._greet, host, 0)
         invitations = [
             Invitation(
@@ -270,11 +271,11 @@ class ShardedDriver:
                 port=self._server.sockets[0].getsockname()[1],
                 token=self._token,
                 shard=shard,
-                shards=self._workers,
+                shards=shards,
                 target=self._target,
                 prompts=self._prompts,
             )
-            for shard in range(self._workers)
+            for shard in range(shards)
         ]
         for shard, future in enumerate(
             await _in_thread(partial(self._launcher.launch, invitations))
@@ -354,7 +355,8 @@ class ShardedDriver:
         ):
             missing = [seat for seat in self._seats if not done(seat)]
             raise TonnageError(
-                f"{len(missing)} of {self._workers} workers were not {what} within {ready_s:g} s: "
+                f"{len(missing)} of {len(self._seats)} workers were not {what} within"
+                f" {ready_s:g} s: "
                 + "; ".join(f"{seat} {_DOING[seat.state]}" for seat in missing)
                 + ".",
                 hint="On a cluster, look whether those workers are busy.",
@@ -512,7 +514,7 @@ class ShardedDriver:
         if not lost:
             return
         cause = lost[0].cause
-        if len(lost) == self._workers and isinstance(cause, TonnageError):
+        if len(lost) == len(self._seats) and isinstance(cause, TonnageError):
             raise TonnageError(str(cause)) from cause
         reasons = " ".join(f"{seat} was lost: {seat.why}." for seat in lost)
         raise WorkerLostError(

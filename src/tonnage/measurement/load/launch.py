@@ -33,8 +33,11 @@ EXIT_S = 5.0  # for a process whose shard has ended
 class Launcher(Protocol):
     """Starts shards; each method may block, and is called from a thread of its own."""
 
-    def open(self, shards: int) -> str:
-        """Get ready for so many; the address of this machine that they can connect to."""
+    def open(self, shards: int | None) -> tuple[str, int]:
+        """Get ready for so many, or as many as there is room for.
+
+        Returns the address of this machine that they can connect to, and how many there will be.
+        """
         ...
 
     def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
@@ -56,9 +59,9 @@ class ProcessLauncher:
         self._pools: list[ProcessPoolExecutor] = []
         self._processes: list[BaseProcess] = []
 
-    def open(self, shards: int) -> str:  # noqa: ARG002 — any number will do
+    def open(self, shards: int | None) -> tuple[str, int]:
         """Nothing to prepare."""
-        return "127.0.0.1"
+        return "127.0.0.1", shards or 1
 
     def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
         """Start the processes, with the interrupt of Ctrl-C blocked from their first moment on.
@@ -104,7 +107,7 @@ class DaskLauncher:
         self._executors: list[Executor] = []
         self._workers: list[str] = []
 
-    def open(self, shards: int) -> str:
+    def open(self, shards: int | None) -> tuple[str, int]:
         """Connect to the scheduler and choose the workers."""
         distributed = _load_dask()
         own_address = _own_address(self._address)
@@ -115,17 +118,18 @@ class DaskLauncher:
         self._client = client
         threads = client.nthreads()
         single = [worker for worker, count in threads.items() if count == 1]
-        if len(single) < shards:
+        wanted = max(len(single), 1) if shards is None else shards
+        if len(single) < wanted:
             raise TonnageError(
-                f"{shards} shards need as many workers with one thread; the cluster at "
-                f"{self._address} has {len(single)}, and {len(threads) - len(single)} with more.",
+                f"it takes {wanted} workers with one thread; the cluster at {self._address} has "
+                f"{len(single)}, and {len(threads) - len(single)} with more.",
                 hint="Start them with dask worker --nthreads 1: threads of one process hold each "
                 "other up.",
             )
         busy = client.processing()
-        self._workers = sorted(single, key=lambda worker: len(busy.get(worker, ())))[:shards]
+        self._workers = sorted(single, key=lambda worker: len(busy.get(worker, ())))[:wanted]
         self._refuse_other_versions(client)
-        return own_address
+        return own_address, wanted
 
     def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
         """Submit each shard to its worker and no other, once."""
