@@ -32,7 +32,7 @@ class Asked:
 
 @dataclass
 class Slots:
-    """A running server: what it was asked, and how many whole answers it has written."""
+    """A running server: what it was asked, and how many whole answers it has begun to write."""
 
     url: str
     loop: asyncio.AbstractEventLoop
@@ -67,8 +67,8 @@ class Slots:
         fault = self.rota[(number - 1) % len(self.rota)] if self.rota and number else "ok"
         async with self.slots:
             await asyncio.sleep(self.service_s)
+        self.answered += fault == "ok"  # before whoever asked can know of it
         goes_on = await self._write(fault, reader, writer)
-        self.answered += fault == "ok"
         return goes_on and self.server is not None and self.server.is_serving()
 
     async def _write(
