@@ -208,15 +208,20 @@ def test_the_most_clients_that_keep_a_promise_are_found(tmp_path):
 
 
 def test_the_highest_rate_that_keeps_a_promise_is_found(tmp_path):
+    """A machine that is taken away makes it find less, never more: the best of three counts."""
+    rates: list[float] = []
     with slots_server(slots=4, service_s=0.1) as server:  # 40 requests/s and no more
-        told = measure(
-            server.url, "--search", "rate", "--rate", 15, "--arrivals", "constant", "--model", "m",
-            "--e2e-p95", "250 ms", "--duration", "1.2 s", "--warmup", 0, cwd=tmp_path, columns=200,
-        )  # fmt: skip
-    assert told.exit_code == errors.EXIT_ANSWERED, told.err
-    found = re.search(r"Found +([\d.]+) requests/s", told.out)
-    assert found is not None, told.out
-    assert 30 <= float(found[1]) <= 55
+        while len(rates) < 3 and max(rates, default=0) < 30:
+            told = measure(
+                server.url, "--search", "rate", "--rate", 15, "--arrivals", "constant",
+                "--model", "m", "--e2e-p95", "250 ms", "--duration", "1.2 s", "--warmup", 0,
+                cwd=tmp_path, folder=f"run {len(rates)}", columns=200,
+            )  # fmt: skip
+            assert told.exit_code == errors.EXIT_ANSWERED, told.err
+            found = re.search(r"Found +([\d.]+) requests/s", told.out)
+            assert found is not None, told.out
+            rates.append(float(found[1]))
+    assert 30 <= max(rates) <= 55
 
 
 def test_a_promise_that_no_load_keeps_has_an_exit_of_its_own(timed, tmp_path):
