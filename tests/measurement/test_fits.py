@@ -487,6 +487,7 @@ def test_the_law_refuses_what_it_cannot_meet():
     assert isinstance(concurrency_at(usl(contention=0.1, coherency=0.01), 3.9), Unreachable)
     assert isinstance(concurrency_at(usl(contention=0, coherency=0), 5.0), Unreachable)
     assert isinstance(fit_usl([(1, 1.0), (2, 2.0)]), NoFit)
+    assert isinstance(fit_usl([(1, 1e-200), (2, 2e-200), (4, 4e-200)]), NoFit)
     assert isinstance(fit_usl([(1, 1.0), (2, 1.0), (4, 1.0)]), NoFit)
 
 

@@ -238,16 +238,17 @@ def test_scatter_and_a_single_level_have_no_line(add_job, tmp_path):
     assert single.calc_data[2].gpu_estimates.gpu_estimate_by_wf_runtime is None
 
 
-def test_a_level_without_one_of_the_times_counts_for_the_other(add_job, tmp_path):
-    levels = line(1, 1, (1, 2, 4)) | {8: (0, 9, 18), 16: (None, 17, 34)}
+def test_a_level_that_lacks_what_the_others_have_is_in_no_fit(add_job, tmp_path):
+    """As where the LLM was dead, and every item failed fast."""
+    levels = line(1, 1, (1, 2, 4)) | {8: (0, 0.5, 18), 16: (None, 0.5, 34)}
     body = body_of(levels)
     del body["calc_data"]["16"]["sizing_metrics"]["per_item_metrics"]
     add_job(body)
     output = sized(tmp_path)
-    assert output.tonnage.unusable_levels == {}
-    assert output.tonnage.wf_runtime.levels == [1, 2, 4, 8, 16]
-    assert output.tonnage.llm_latency.levels == [1, 2, 4]
-    assert any("LLM Latency: nothing was measured" in each for each in output.tonnage.warnings)
+    assert output.tonnage.unusable_levels == dict.fromkeys((8, 16), "no p95 of LLM Latency")
+    assert output.tonnage.wf_runtime.levels == output.tonnage.llm_latency.levels == [1, 2, 4]
+    assert output.calc_data[8].gpu_estimates.gpu_estimate_by_wf_runtime is None
+    assert any("concurrency 8 is in no fit" in each for each in output.tonnage.warnings)
 
 
 def test_a_workflow_without_llm_calls_is_sized_by_its_runtime(add_job, tmp_path):
@@ -257,6 +258,23 @@ def test_a_workflow_without_llm_calls_is_sized_by_its_runtime(add_job, tmp_path)
     assert output.gpu_estimates.gpu_estimate_by_wf_runtime is not None
     assert output.gpu_estimates.gpu_estimate_by_llm_latency is None
     assert output.fit_results.llm_latency_fit is None
+    assert "LLM Latency: not measured at any level." in output.tonnage.warnings
+
+
+def test_levels_that_do_not_rise_reach_no_target_and_bend_nowhere(add_job, tmp_path):
+    flat = (3, 20, 26, 50, 55, 80, 86, 88, 98, 130, 144)
+    add_job(body_of(dict.fromkeys(flat, (2.94, 2.94, 6))))
+    output = sized(tmp_path, target_workflow_runtime=7.4, fit_config={"min_r_squared": 0})
+    assert output.gpu_estimates.gpu_estimate_by_wf_runtime is None
+    assert "does not rise" in output.tonnage.wf_runtime.not_reachable
+    assert not any("bend" in each for each in output.tonnage.warnings)
+
+
+@pytest.mark.parametrize("last", [2.5, 9.0])
+def test_fences_at_infinity_drop_nothing_whatever_the_quartiles(add_job, tmp_path, last):
+    add_job(body_of({level: (1, 2.5 if level < 5 else last, 6) for level in range(1, 6)}))
+    output = sized(tmp_path, fit_config={"extreme_outlier_threshold": math.inf})
+    assert output.tonnage.wf_runtime.no_fit is not None
 
 
 def test_a_level_without_any_time_is_in_no_fit(add_job, tmp_path):

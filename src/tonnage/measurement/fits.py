@@ -237,7 +237,8 @@ def _fences(values: Sequence[float], iqrs: float) -> tuple[float, float]:
     """The quartiles (linear interpolation), moved out by `iqrs` times their distance."""
     ordered = sorted(values)
     first, third = _quantile(ordered, 0.25), _quantile(ordered, 0.75)
-    return first - iqrs * (third - first), third + iqrs * (third - first)
+    reach = iqrs * (third - first) if third > first else 0.0  # whatever `iqrs`, which may be inf
+    return first - reach, third + reach
 
 
 def _quantile(ordered: Sequence[float], fraction: float) -> float:
@@ -343,7 +344,7 @@ def fit_usl(points: Points, rules: FitRules = NAT_RULES) -> UslFit | NoFit:
         return NoFit("no latency above zero")
     squares, columns, factors = best
     around_mean = float(((latency - latency.mean()) ** 2).sum())
-    flat = bool((latency == latency[0]).all())
+    flat = around_mean == 0 or bool((latency == latency[0]).all())
     r_squared = 0.0 if flat else 1 - squares / around_mean
     if r_squared < rules.min_r_squared:
         return NoFit(f"R² is {r_squared:.2f}, below {rules.min_r_squared:g}")
@@ -444,7 +445,7 @@ def concurrency_at(
             "not reachable at any GPU count by this fit: the target is not above the intercept,"
             " the latency left when nothing else is in flight"
         )
-    if fit.slope <= 0:
+    if fit.slope * fit.levels[-1] <= _ROUND_OFF * abs(fit.intercept):
         return Unreachable(
             "not reachable at any GPU count by this fit: latency does not rise with concurrency,"
             " so no level answers to the target"

@@ -8,7 +8,7 @@ silent, the answer here carries the reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tonnage.measurement.fits import (
@@ -99,10 +99,11 @@ class _Sized:
 
 def estimate_gpus(measured: Measured, config: CalcRunnerConfig) -> CalcRunnerOutput:
     """The answer for `measured` levels, without the facts that only a door knows (time, jobs)."""
+    metrics = _metrics_of(measured)
     unusable = {
         concurrency: reason
         for concurrency, level in measured.items()
-        if (reason := _why_unusable(level)) is not None
+        if (reason := _why_unusable(level, metrics)) is not None
     }
     usable = {each: level for each, level in measured.items() if each not in unusable}
     runtime, latency = (_size(usable, metric, config) for metric in (RUNTIME, LATENCY))
@@ -143,7 +144,7 @@ def estimate_gpus(measured: Measured, config: CalcRunnerConfig) -> CalcRunnerOut
             gpu_estimate=max(found) if found and len(found) == len(asked) else None,
             warnings=[
                 *_level_warnings(unusable, len(usable)),
-                *_unmeasured_warnings(usable),
+                *_unmeasured_warnings(metrics),
                 *_fit_warnings(RUNTIME, runtime),
                 *_fit_warnings(LATENCY, latency),
             ],
@@ -151,11 +152,19 @@ def estimate_gpus(measured: Measured, config: CalcRunnerConfig) -> CalcRunnerOut
     )
 
 
-def _why_unusable(level: SizingMetricsPerConcurrency) -> str | None:
-    """Why a level is no point of any fit; one of the two times is enough for its own."""
-    if all(metric.p95_s(level) == 0 for metric in (LATENCY, RUNTIME)):
-        return f"no p95 of {LATENCY.label} and {RUNTIME.label}"
-    return "the workflow was interrupted" if level.alerts.workflow_interrupted else None
+def _metrics_of(measured: Measured) -> list[Metric]:
+    """The times that this workflow has: one that makes no LLM call has its runtime alone."""
+    whole = [level for level in measured.values() if not level.alerts.workflow_interrupted]
+    found = [each for each in (LATENCY, RUNTIME) if any(map(each.p95_s, whole))]
+    return found or [LATENCY, RUNTIME]
+
+
+def _why_unusable(level: SizingMetricsPerConcurrency, metrics: Sequence[Metric]) -> str | None:
+    """Why a level is no point of any fit, as one where the LLM was dead and failed fast."""
+    if level.alerts.workflow_interrupted:
+        return "the workflow was interrupted"
+    lacking = [metric.label for metric in metrics if metric.p95_s(level) == 0]
+    return f"no p95 of {' and '.join(lacking)}" if lacking else None
 
 
 def _size(usable: Measured, metric: Metric, config: CalcRunnerConfig) -> _Sized:
@@ -283,17 +292,12 @@ def _level_warnings(unusable: Mapping[int, str], usable: int) -> list[str]:
     return warnings
 
 
-def _unmeasured_warnings(usable: Measured) -> list[str]:
-    """Levels that lack one of the two times: a workflow may make no LLM call."""
-    warnings = []
-    for metric in (LATENCY, RUNTIME):
-        lacking = [str(each) for each, level in sorted(usable.items()) if not metric.p95_s(level)]
-        if lacking:
-            warnings.append(
-                f"{metric.label}: nothing was measured at concurrency {', '.join(lacking)},"
-                " which is in the other fit only."
-            )
-    return warnings
+def _unmeasured_warnings(metrics: Sequence[Metric]) -> list[str]:
+    return [
+        f"{metric.label}: not measured at any level."
+        for metric in (LATENCY, RUNTIME)
+        if metric not in metrics
+    ]
 
 
 def _fit_warnings(metric: Metric, sized: _Sized) -> list[str]:
@@ -328,7 +332,7 @@ def _bend_warnings(metric: Metric, facts: FitFacts) -> list[str]:
     law, line_error, law_error = facts.law, facts.line_error, facts.law_error
     if facts.kind == "usl" or law is None or line_error is None or law_error is None:
         return []
-    if law_error > CLEARLY_BETTER * line_error:
+    if law_error >= CLEARLY_BETTER * line_error:
         return []
     knee = f", with most throughput at concurrency {law.knee:.3g}" if law.knee else ""
     said = f"{metric.label}: the levels bend{knee}."
