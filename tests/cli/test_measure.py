@@ -126,7 +126,7 @@ def test_arrivals_are_what_they_are_called(timed, tmp_path, flags, cv):
         timed, "--rate", "150", "--requests", "200", "--warmup", 0, *flags, *SHORT, cwd=tmp_path
     )
     assert told.exit_code == errors.EXIT_ANSWERED, told.err
-    due_s = sorted(each["scheduled_unix_s"] for each in told.records)
+    due_s = sorted(each["scheduled_unix_s"] for each in told.measured())
     assert len(due_s) == 200
     gaps_s = [after - before for before, after in pairwise(due_s)]
     mean_s = sum(gaps_s) / len(gaps_s)
@@ -276,7 +276,8 @@ def test_a_program_is_run_for_each_prompt_and_its_calls_are_recorded(tmp_path):
             "--", sys.executable, "agent.py", cwd=tmp_path, columns=200,
         )  # fmt: skip
     assert told.exit_code == errors.EXIT_ANSWERED, told.err
-    assert len(server.asked) == 6
+    assert len(server.asked) == len(told.records)
+    assert len(told.measured()) == 6
     for record in told.records:
         (call,) = record["llm_calls"]
         assert 0.05 <= call["ended_unix_s"] - call["started_unix_s"] < record["e2e_s"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -193,6 +194,37 @@ def test_a_second_ctrl_c_waits_for_nothing(tmp_path):
         _, err = process.communicate(timeout=30)
     assert process.returncode == errors.EXIT_INTERRUPTED
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", "2")])
+def test_what_ends_a_whole_group_of_processes_keeps_what_was_measured(tmp_path, workers):
+    with slots_server(slots=4, service_s=0.02) as server:
+        arguments = (server.url, "--concurrency", "4", "--duration", "60 s", "--model", "m")
+        with begin(*arguments, *workers, "-o", "run", cwd=tmp_path) as process:
+            until_kept(tmp_path / "run", "c4", 20)
+            os.killpg(process.pid, signal.SIGTERM)
+            _, err = process.communicate(timeout=60)
+    assert process.returncode == errors.EXIT_INTERRUPTED, err
+    kept = records_of(tmp_path / "run")
+    assert sum(each.get("failure") == "stopped" for each in kept) == 4
+    assert {each.get("failure") for each in kept} == {None, "stopped"}
+
+
+def test_more_clients_than_the_system_has_files_for_is_a_failure_like_others(tmp_path):
+    with slots_server(slots=100, service_s=0.05) as server:
+        words = command(
+            "measure", server.url, "--concurrency", 80, "--requests", 80, "--warmup", 0,
+            "--model", "m", "--no-plots", "-o", "run",
+        )  # fmt: skip
+        told = subprocess.run(
+            ["/bin/sh", "-c", f"ulimit -n 48; exec {shlex.join(words)}"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert told.returncode == errors.EXIT_ANSWERED, told.stderr
+    (point,) = json.loads((tmp_path / "run" / "run.json").read_text())["points"]
+    assert point["requests"] > 10
+    assert set(point["failures"]) == {"unreachable"}
+    assert "file descriptors are in use" in " ".join(point["notes"])
 
 
 def test_kill_9_loses_nothing_that_was_answered(tmp_path):

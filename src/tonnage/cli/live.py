@@ -71,8 +71,8 @@ class LiveWatch(AbstractContextManager["LiveWatch"]):
         facts = [Text(self._heading(progress))]
         bar = ProgressBar(total=whole, completed=done, width=BAR_COLUMNS) if whole else None
         shows_bar = bar is not None and width >= FULL_WIDTH
-        warms_up = progress.phase == "warmup"
-        facts.append(Text("warm-up" if warms_up else format_time(progress.elapsed_s), style="dim"))
+        phase = {"warmup": "warm-up", "cooldown": "cool-down"}.get(progress.phase)
+        facts.append(Text(phase or format_time(progress.elapsed_s), style="dim"))
         if progress.failed:
             facts.append(Text(f"failed {format_number(progress.failed)}", style="red"))
         facts.append(Text(f"in flight {format_number(progress.in_flight)}"))

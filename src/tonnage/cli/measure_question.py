@@ -23,7 +23,7 @@ from tonnage.cli.secret_headers import secret_headers
 from tonnage.cli.series import parse_series
 from tonnage.errors import UsageError
 from tonnage.files import sha256_of
-from tonnage.measurement.load import Level, PromptSpec, TargetSpec
+from tonnage.measurement.load import Level, PromptSpec, TargetSpec, level_name
 from tonnage.measurement.load.campaign import Campaign, Search
 from tonnage.spelling import nearest
 from tonnage.units import (
@@ -288,7 +288,7 @@ def levels_of(asked: Asked) -> tuple[Level, ...]:
         cv = {"poisson": 1.0, "constant": 0.0}.get(kind, burstiness)
         rates = parse_series(asked.text("--rate") or "", flag="--rate", parse=parse_rate)
         return tuple(
-            _level(asked, name=f"r{rate:g}", rate_per_s=rate, arrivals=kind, cv=cv)
+            _level(asked, name=level_name("r", rate), rate_per_s=rate, arrivals=kind, cv=cv)
             for rate in rates
         )
     series = parse_series(
@@ -302,7 +302,7 @@ def levels_of(asked: Asked) -> tuple[Level, ...]:
     return tuple(
         _level(
             asked,
-            name=f"c{int(each)}",
+            name=level_name("c", each),
             concurrency=int(each),
             think_time_s=asked.time_s("--think-time") or 0.0,
         )
@@ -332,6 +332,7 @@ def _level(asked: Asked, **load: Any) -> Level:  # noqa: ANN401 — fields of Le
         warmup_requests=warmup_requests,
         warmup_s=warmup_s,
         ramp_s=ramp_s,
+        cooldown=True,
         seed=_seed(asked),
         **load,
     )

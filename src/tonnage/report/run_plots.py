@@ -164,15 +164,15 @@ def _draw_timeline(folder: Path) -> bool:
     levels = list(dict.fromkeys(record.level for record in records))
     for index, level in enumerate(levels):
         colour = SERIES[index % len(SERIES)]
-        for warm_up in (True, False):
+        for measured in (False, True):
             dots = [
                 (record.sent_unix_s - begun_s, record.e2e_s)
                 for record in records
                 if record.level == level
                 and record.failure is None
-                and (record.phase == "warmup") == warm_up
+                and (record.phase == "measured") == measured
             ]
-            _draw_dots(axes, dots, colour, alpha=0.25 if warm_up else 0.8)
+            _draw_dots(axes, dots, colour, alpha=0.8 if measured else 0.25)
         first_s = min(each.sent_unix_s for each in records if each.level == level) - begun_s
         axes.annotate(
             level, (first_s, 1), xycoords=("data", "axes fraction"), textcoords="offset points",

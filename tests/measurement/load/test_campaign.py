@@ -244,6 +244,26 @@ def test_the_model_is_the_one_that_answered(tmp_path):
     assert measure(tmp_path, Served(at=0), unstated).model == "a"
 
 
+class NeverOpen(LawDriver):
+    """Waits for a server that does not come."""
+
+    async def open(self):
+        await super().open()
+        self.stop.set()
+        await asyncio.sleep(3600)
+
+
+def test_whoever_waits_for_the_target_can_be_stopped(tmp_path):
+    driver = NeverOpen(LawTarget())
+
+    async def measuring():
+        return await measure_levels(CAMPAIGN, driver, tmp_path, Seen(), driver.stop)
+
+    assert asyncio.run(asyncio.wait_for(measuring(), 10)).points == ()
+    assert driver.target.opened == 0
+    assert len(measure(tmp_path).points) == 3
+
+
 # ── another campaign ────────────────────────────────────────────────────────────────────────────
 
 
@@ -344,6 +364,13 @@ def test_the_highest_number_of_clients_is_found_and_every_probe_is_kept(tmp_path
     driver = TimelessDriver(linear)
     assert search(tmp_path, driver, PROBE, LIMITS) == (run, found)
     assert driver.levels == []
+
+
+def test_every_probe_warms_up_each_of_its_clients(tmp_path):
+    driver = TimelessDriver(linear)
+    search(tmp_path, driver, replace(PROBE, warmup_requests=8), LIMITS)
+    assert len(driver.levels) > 4
+    assert all(each.warmup_requests == 2 * known(each.concurrency) for each in driver.levels)
 
 
 @pytest.mark.parametrize("stops_in", [1, 2, 5])

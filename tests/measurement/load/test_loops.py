@@ -382,3 +382,63 @@ def test_a_watch_is_told_a_few_times_a_second_and_at_the_end():
     assert 0.6 <= last.elapsed_s < 5
     assert last.e2e_s
     assert last.requests_per_s > 0
+
+
+# ── cool-down ───────────────────────────────────────────────────────────────────────────────────
+
+
+def end_of(record):
+    return record.sent_unix_s + record.e2e_s
+
+
+class SlowAtFirst(LawTarget):
+    """Takes `first_s` for its first prompt, and 5 ms for any other."""
+
+    def __init__(self, first_s):
+        super().__init__()
+        self.first_s = first_s
+
+    async def send(self, prompt):
+        seconds = 0.005 if self.prompts else self.first_s
+        self.law = lambda _: seconds
+        return await super().send(prompt)
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        Level(name="c", concurrency=4, requests=40, cooldown=True),
+        Level(name="r", rate_per_s=200.0, arrivals="constant", requests=20, cooldown=True),
+    ],
+)
+def test_the_load_goes_on_until_what_is_measured_has_ended(level):
+    records = hold(level, SlowAtFirst(0.12))
+    measured, cooled = phases(records, "measured"), phases(records, "cooldown")
+    assert len(measured) == level.requests
+    assert cooled
+    last_s = max(map(end_of, measured))
+    assert max(each.sent_unix_s for each in cooled) < last_s
+    assert min(each.sent_unix_s for each in cooled) > max(each.sent_unix_s for each in measured)
+    if level.concurrency:
+        at_s = last_s - 0.001
+        assert sum(each.sent_unix_s < at_s < end_of(each) for each in records) == 4
+    assert not phases(hold(replace(level, cooldown=False), SlowAtFirst(0.12)), "cooldown")
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        Level(name="c", concurrency=4, requests=8, cooldown=True),
+        Level(name="r", rate_per_s=400.0, arrivals="constant", requests=8, cooldown=True),
+    ],
+)
+def test_one_answer_that_does_not_come_prolongs_no_load_for_long(level):
+    records = hold(level, SlowAtFirst(0.6))
+    sent = [each.sent_unix_s for each in records]
+    assert max(map(end_of, records)) - min(sent) > 0.5
+    assert max(sent) - min(sent) < 0.3
+
+
+def test_whoever_thinks_after_the_end_does_so_in_vain():
+    level = Level(name="c", concurrency=3, duration_s=0.05, think_time_s=3600.0, cooldown=True)
+    assert len(hold(level, LawTarget())) == 3

@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from heapq import heappop, heappush
 
 import numpy as np
 import pytest
@@ -284,3 +285,75 @@ def test_what_the_server_said_is_told_the_commonest_first():
         "failed with: no room",
         "failed with: bad key",
     )
+
+
+# ── the steady window ───────────────────────────────────────────────────────────────────────────
+
+
+def queue(arrivals_s, *, slots, service_s, **fields):
+    """Records of a queue that is served first come first served, in the order of arrival."""
+    free_s = [0.0] * slots
+    found = []
+    for at_s in arrivals_s:
+        begin_s = max(heappop(free_s), at_s)
+        heappush(free_s, begin_s + service_s)
+        found.append(record(at_s, begin_s + service_s - at_s, **fields))
+    return found
+
+
+def closed_queue(clients, seconds, *, slots, service_s):
+    """Records of clients that ask again at once; the first of each is its warm-up."""
+    due = [(0.0, client) for client in range(clients)]
+    free_s = [0.0] * slots
+    found: list[Record] = []
+    while due[0][0] < seconds:
+        at_s, client = heappop(due)
+        end_s = max(heappop(free_s), at_s) + service_s
+        heappush(free_s, end_s)
+        heappush(due, (end_s, client))
+        phase = "warmup" if len(found) < clients else "measured"
+        found.append(record(at_s, end_s - at_s, phase=phase, tokens=1))
+    return found
+
+
+@settings(deadline=None, max_examples=30)
+@given(clients=st.integers(2, 64), slots=st.integers(1, 4), rounds=st.integers(2, 6))
+def test_no_server_answers_more_than_it_can(clients, slots, rounds):
+    """A waiting request is not half an answer, however many of them there are."""
+    round_s = max(clients, slots) * 0.1 / slots
+    level = replace(CLOSED, concurrency=clients)
+    records = closed_queue(clients, (rounds + 1) * round_s, slots=slots, service_s=0.1)
+    capacity = min(clients, slots) / 0.1
+    assert known(point_of(level, records).requests_per_s) <= capacity * 1.01 + 0.5
+
+
+def test_what_waits_in_a_backlog_is_not_answered():
+    records = queue([each / 35 for each in range(350)], slots=2, service_s=0.1)
+    point = point_of(OPEN, records)
+    assert point.overloaded is True
+    assert point.requests_per_s == pytest.approx(20, rel=0.03)
+
+
+def test_later_turns_do_not_prolong_an_open_load():
+    """Conversations of eight turns begin five times a second, for four seconds and a warm-up."""
+    records = [
+        record(
+            begin / 5 + turn / 2,
+            0.5,
+            tokens=2,
+            turn=turn,
+            phase="warmup" if begin < 25 else "measured",
+        )
+        for begin in range(45)
+        for turn in range(8)
+    ]
+    point = point_of(replace(OPEN, rate_per_s=5.0), records)
+    assert point.duration_s == pytest.approx(3.8)
+    assert point.requests_per_s == pytest.approx(40, rel=0.03)
+    assert point.in_flight_mean_requests == pytest.approx(20, rel=0.03)
+
+
+def test_a_warm_up_that_counts_no_tokens_does_not_hide_those_of_others():
+    seen = [record(each / 10, 0.1, tokens=2) for each in range(10, 60)]
+    before = record(0.0, 0.1, phase="warmup")
+    assert point_of(CLOSED, [before, *seen]).output_tokens_per_s == pytest.approx(20, rel=0.05)

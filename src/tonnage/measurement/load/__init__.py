@@ -34,7 +34,7 @@ Failure = Literal[
     "stopped",  # in flight when the measurement was stopped
 ]
 NOBODY_THERE: frozenset[Failure] = frozenset({"refused", "unreachable"})
-Phase = Literal["warmup", "measured"]
+Phase = Literal["warmup", "measured", "cooldown"]  # only what is measured is in a statistic
 TokenSource = Literal["usage", "events", "tokenizer"]
 
 
@@ -181,7 +181,9 @@ class Level:
 
     It measures `requests` requests, or those sent within `duration_s`, whichever ends first; one of
     them is stated. Before that come `warmup_requests` requests or `warmup_s` seconds of the same
-    load. Clients start, or the rate rises, over `ramp_s`, which is part of the warm-up.
+    load. Clients start, or the rate rises, over `ramp_s`, which is part of the warm-up. With a
+    `cooldown` the load goes on, unmeasured, until what is measured has ended, but no longer than
+    that was sent for: the last requests would else meet a lighter load than all others.
     """
 
     name: str
@@ -195,6 +197,7 @@ class Level:
     warmup_requests: int = 0
     warmup_s: float = 0.0
     ramp_s: float = 0.0
+    cooldown: bool = False
     seed: int = 0
 
 
@@ -255,6 +258,11 @@ class PromptSpec:
     prefix_groups: int = 1
     turns: int = 1
     seed: int = 0
+
+
+def level_name(kind: Literal["c", "r"], load: float) -> str:
+    """The name of a level of so many clients or requests/s: as short as tells it from others."""
+    return f"{kind}{load:.15g}"
 
 
 def attempt_name(level: str, attempt: int) -> str:

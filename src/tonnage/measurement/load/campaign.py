@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -30,6 +31,7 @@ from tonnage.measurement.load import (
     PromptSpec,
     Watch,
     attempt_name,
+    level_name,
 )
 from tonnage.measurement.load.journal import RECORDS_FILE, Journal, read_records
 from tonnage.measurement.load.points import point_of
@@ -39,6 +41,7 @@ from tonnage.version import __version__
 
 CAMPAIGN_FILE = "campaign.json"
 FORMAT = "tonnage-campaign/1"
+RESERVED_FILES = 8  # to write down a level whose connections take all that there are
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +95,9 @@ async def measure_levels(
     with _RunFolder(campaign, folder, force=force) as kept:
         missing = [level for level in campaign.levels if not kept.has(level)]
         if missing and not stop.is_set():
-            async with _Opened(driver):
+            async with _Opened(driver, stop) as opened:
                 kept.refuse_another_model(driver.model)
-                for level in missing:
+                for level in missing if opened else ():
                     point = await kept.measure(level, driver, watch, stop)
                     if point.stopped:
                         break
@@ -133,9 +136,9 @@ async def search_highest_load(
 
     with _RunFolder(campaign, folder, force=force) as kept:
         if next_load(probes(), goal) is not None and not stop.is_set():
-            async with _Opened(driver):
+            async with _Opened(driver, stop) as opened:
                 kept.refuse_another_model(driver.model)
-                while (load := next_load(probes(), goal)) is not None:
+                while opened and (load := next_load(probes(), goal)) is not None:
                     point = await kept.measure(_at(search.start, load), driver, watch, stop)
                     if point.stopped:
                         break
@@ -143,23 +146,36 @@ async def search_highest_load(
 
 
 def _at(start: Level, load: float) -> Level:
-    if start.concurrency is not None:
-        return replace(start, name=f"c{load:g}", concurrency=int(load))
-    return replace(start, name=f"r{load:g}", rate_per_s=load)
+    """The level of a search at another load, with as many requests of warm-up for each client."""
+    if start.concurrency is None:
+        return replace(start, name=level_name("r", load), rate_per_s=load)
+    warmups = start.warmup_requests * int(load) // start.concurrency
+    name = level_name("c", load)
+    return replace(start, name=name, concurrency=int(load), warmup_requests=warmups)
 
 
 class _Opened:
-    """A driver, open for as long as the block lasts."""
+    """A driver, open for as long as the block lasts; told to stop before, it is not."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, stop: asyncio.Event) -> None:
         self._driver = driver
+        self._stop = stop
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> bool:
+        opening = asyncio.ensure_future(self._driver.open())
+        stopping = asyncio.ensure_future(self._stop.wait())
         try:
-            await self._driver.open()
+            await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if opening.done():
+                await opening
+            return opening.done()
         except BaseException:
             await self._driver.close()
             raise
+        finally:
+            for task in (opening, stopping):
+                task.cancel()
+            await asyncio.wait([opening, stopping])
 
     async def __aexit__(self, *_: object) -> None:
         await self._driver.close()
@@ -214,10 +230,13 @@ class _RunFolder:
         attempt = replace(level, name=attempt_name(level.name, self._attempts.count(level.name)))
         from_byte = self._journal.size_bytes
         whole = False
+        reserve = [os.open(os.devnull, os.O_RDONLY) for _ in range(RESERVED_FILES)]
         try:
             await driver.run(attempt, self._journal, watch, stop)
             whole = not stop.is_set()
         finally:
+            for each in reserve:
+                os.close(each)
             self._note_model(driver.model)
             point = self._write_point(attempt, from_byte, stopped=not whole)
         return point

@@ -25,12 +25,13 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from tonnage.errors import TonnageError, UsageError
 from tonnage.measurement.load import (
     Keeper,
     Level,
+    Phase,
     Progress,
     PromptSpec,
     TargetSpec,
@@ -109,10 +110,10 @@ def compare_clocks(pings: Sequence[Ping]) -> ClockOffset:
 
 
 def merge_progress(parts: Sequence[Progress]) -> Progress:
-    """How a level stands as a whole; in its warm-up until every shard is through."""
+    """How a level stands as a whole: as the shard does that is least far."""
     return Progress(
         level=parts[0].level,
-        phase="warmup" if any(part.phase == "warmup" for part in parts) else "measured",
+        phase=next(each for each in get_args(Phase) if each in {part.phase for part in parts}),
         elapsed_s=max(part.elapsed_s for part in parts),
         in_flight=sum(part.in_flight for part in parts),
         finished=sum(part.finished for part in parts),

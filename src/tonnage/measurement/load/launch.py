@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any, Protocol
 
 from tonnage.errors import MissingExtraError, TonnageError, UsageError
-from tonnage.measurement.load.shard import Invitation, run_process_shard, run_shard
+from tonnage.measurement.load.shard import ENDING, Invitation, run_process_shard, run_shard
 
 Client = Any  # of Dask, whose types are half there
 
@@ -64,13 +64,14 @@ class ProcessLauncher:
         return "127.0.0.1", shards or 1
 
     def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
-        """Start the processes, with the interrupt of Ctrl-C blocked from their first moment on.
+        """Start the processes, with what would end them blocked from their first moment on.
 
-        It goes to every process of a terminal; what a shard does about it, the coordinator says.
+        Ctrl-C goes to every process of a terminal, and what `timeout` sends to all of a group; what
+        a shard does about it, the coordinator says.
         """
         context = get_context("spawn")
         resource_tracker.ensure_running()  # started with the first process, it would unblock it
-        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             futures = []
             for invitation in invitations:

@@ -10,7 +10,7 @@ import asyncio
 import gc
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -125,18 +125,26 @@ class _Sending:
         self.start_s = start_s
         self.measured_from_s = math.inf
         self.in_flight = 0
+        self.measured_in_flight = 0
+        self._last_measured_s = math.inf
+        self._cooling = False
         self._target = target
         self._keeper = keeper
         self._unix_s = time.time() - clock()
-        self._finished: dict[Phase, int] = {"warmup": 0, "measured": 0}
-        self._failed: dict[Phase, int] = {"warmup": 0, "measured": 0}
+        self._finished: Counter[Phase] = Counter()
+        self._failed: Counter[Phase] = Counter()
         self._recent: deque[tuple[float, float | None, float]] = deque(maxlen=SHOWN_REQUESTS)
         self._counts: deque[tuple[float, int]] = deque([(start_s, 0)])
 
     async def send(self, prompt: Prompt, phase: Phase, due_s: float) -> Outcome:
         """Send one prompt that was due at `due_s`, and keep what came of it."""
+        measured = phase == "measured"
         self.in_flight += 1
+        self.measured_in_flight += measured
         asked_s = clock()
+        if measured:
+            self._last_measured_s = asked_s
+        self._cooling = phase == "cooldown"
         try:
             outcome = await self._target.send(prompt)
         except asyncio.CancelledError:
@@ -146,6 +154,7 @@ class _Sending:
             raise
         finally:
             self.in_flight -= 1
+            self.measured_in_flight -= measured
         self._keep(prompt, phase, due_s, outcome)
         return outcome
 
@@ -179,19 +188,24 @@ class _Sending:
         else:
             self._failed[phase] += 1
 
+    def goes_on(self, at_s: float) -> bool:
+        """Whether an unmeasured request may follow at `at_s`, all that is measured being sent."""
+        until_s = 2 * self._last_measured_s - self.measured_from_s
+        return self.level.cooldown and self.measured_in_flight > 0 and at_s < until_s
+
     def progress(self) -> Progress:
         """How the load stands; counts are of the phase it is in."""
         now_s = clock()
         phase: Phase = "warmup" if now_s < self.measured_from_s else "measured"
         began_s = self.start_s if phase == "warmup" else self.measured_from_s
-        self._counts.append((now_s, sum(self._finished.values()) + sum(self._failed.values())))
+        self._counts.append((now_s, self._finished.total() + self._failed.total()))
         while self._counts[0][0] < now_s - SHOWN_WINDOW_S:
             self._counts.popleft()
         (then_s, before), (_, ended) = self._counts[0], self._counts[-1]
         recent = [each for each in self._recent if each[0] >= now_s - SHOWN_WINDOW_S]
         return Progress(
             level=self.level,
-            phase=phase,
+            phase="cooldown" if self._cooling else phase,
             elapsed_s=max(now_s - began_s, 0.0),
             in_flight=self.in_flight,
             finished=self._finished[phase],
@@ -274,18 +288,19 @@ class _Clients:
             sending.measured_from_s = now_s
             self._ends_s = now_s + (sending.level.duration_s or math.inf)
         if self._left == 0 or now_s >= self._ends_s:
-            return None
+            return "cooldown" if sending.goes_on(now_s) else None
         self._left -= 1
         return "measured"
 
     def _is_over(self, free_s: float) -> bool:
         """Whether there is nothing to send any more at `free_s`."""
-        if self._left == 0 and self._sending.measured_from_s < math.inf:
-            if self._sending.in_flight == 0:  # whoever is still thinking does so in vain
-                for task in self._tasks:
-                    task.cancel()
-            return True
-        return free_s >= self._ends_s
+        sent = self._left == 0 and self._sending.measured_from_s < math.inf
+        if not (sent or free_s >= self._ends_s) or self._sending.goes_on(free_s):
+            return False
+        if self._sending.in_flight == 0 and (sent or clock() >= self._ends_s):
+            for task in self._tasks:  # whoever is still thinking does so in vain
+                task.cancel()
+        return True
 
 
 def _of_clients(requests: int, shard: int, shards: int, clients: int) -> int:
@@ -308,9 +323,13 @@ async def _hold_open(
     async with asyncio.TaskGroup() as group:
         for after_s, phase, conversation in coming:
             due_s = sending.start_s + after_s
+            if phase == "cooldown" and not sending.goes_on(due_s):
+                return
             if due_s > clock():
                 await sleep_until(due_s)
                 burst = 0
+                if phase == "cooldown" and not sending.goes_on(due_s):
+                    return
             elif (burst := burst + 1) % BURST == 0:
                 await asyncio.sleep(0)
             if phase == "measured" and sending.measured_from_s == math.inf:
@@ -363,7 +382,9 @@ def arrivals(
             phase = "warmup"
             begin_s = max(begin_s, after_s)
         elif measured == requests or after_s > begin_s + (level.duration_s or math.inf):
-            return
+            if not level.cooldown:
+                return
+            phase = "cooldown"
         else:
             measured += 1
         if conversation is not None:

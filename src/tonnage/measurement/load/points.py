@@ -42,6 +42,7 @@ def point_of(
 
     A `workflow` has a runtime, its own where it states one; so has whatever states one.
     """
+    closed = level.concurrency is not None
     seen = _Seen()
     for record in records:
         seen.add(record)
@@ -78,8 +79,8 @@ def point_of(
         "e2e_batch_means_cv": cv,
         "stable": None if cv is None else cv <= STABLE_CV,
         "client_bound": None if late_s is None else late_s > _tolerated_s(spreads),
-        "overloaded": None if level.concurrency is not None else _grows(seen),
-        **_steady_fields(seen),
+        "overloaded": None if closed else _grows(seen),
+        **_steady_fields(seen, closed=closed),
     }
     for metric, spread in spreads.items():
         fields |= spread.fields(metric)
@@ -108,9 +109,11 @@ class _Seen:
     end_s: array[float] = field(default_factory=_column)
     tokens: array[float] = field(default_factory=_column)  # NaN: not known
     failed: bytearray = field(default_factory=bytearray)
+    warm_to_s: float = -math.inf
     # those that were measured
     from_s: float = math.inf
     last_sent_s: float = -math.inf
+    last_arrival_s: float = -math.inf  # later turns of a conversation are none
     to_s: float = -math.inf
     lateness_s: array[float] = field(default_factory=_column)
     failures: Counter[str] = field(default_factory=Counter)
@@ -138,9 +141,13 @@ class _Seen:
         self.failed.append(failed)
         tokens = 0 if failed else record.output_tokens
         self.tokens.append(math.nan if tokens is None else tokens)
+        if record.phase == "warmup":
+            self.warm_to_s = max(self.warm_to_s, sent_s + record.e2e_s)
         if record.phase == "measured":
             self.from_s = min(self.from_s, sent_s)
             self.last_sent_s = max(self.last_sent_s, sent_s)
+            if record.turn == 0:
+                self.last_arrival_s = max(self.last_arrival_s, sent_s)
             self.to_s = max(self.to_s, sent_s + record.e2e_s)
             self.lateness_s.append(record.lateness_s)
             self.stale_retries += record.stale_retries
@@ -185,11 +192,11 @@ def _spread(samples: array[float]) -> Spread:
 # ── the steady window ───────────────────────────────────────────────────────────────────────────
 
 
-def _steady_fields(seen: _Seen) -> dict[str, float | None]:
+def _steady_fields(seen: _Seen, *, closed: bool) -> dict[str, float | None]:
     """What follows from when things happened; nothing when nothing was measured."""
     if not seen.lateness_s:
         return {}
-    from_s, to_s = _window(seen)
+    window = from_s, to_s = _window(seen, closed=closed)
     length_s = to_s - from_s
     fields: dict[str, float | None] = {
         "duration_s": length_s,
@@ -200,34 +207,40 @@ def _steady_fields(seen: _Seen) -> dict[str, float | None]:
             np.asarray(column) for column in (seen.sent_s, seen.first_s, seen.end_s)
         )
         failed = np.frombuffer(bytes(seen.failed), dtype=np.uint8)
-        under_way_s = np.clip(end_s, from_s, to_s) - np.clip(sent_s, from_s, to_s)
-        # by the part of it that lies in the window: clients in step would else count one round more
-        at_once = (end_s > from_s) & (end_s <= to_s)
-        parts = np.divide(
-            under_way_s, end_s - sent_s, out=at_once.astype(np.float64), where=end_s > sent_s
-        )
-        tokens = _tokens_within(first_s, end_s, np.asarray(seen.tokens), (from_s, to_s))
-        fields["requests_per_s"] = float(parts[failed == 0].sum()) / length_s
+        # Clients in step would count one round more by whole requests. Where a backlog may grow,
+        # what waits in it is not being answered.
+        answered = _shares(sent_s if closed else first_s, end_s, window)
+        tokens = _shares(first_s, end_s, window)
+        within = tokens > 0
+        came = float((tokens[within] * np.asarray(seen.tokens)[within]).sum())
+        under_way_s = np.clip(end_s, *window) - np.clip(sent_s, *window)
+        fields["requests_per_s"] = float(answered[failed == 0].sum()) / length_s
         fields["in_flight_mean_requests"] = float(under_way_s.sum()) / length_s
-        fields["output_tokens_per_s"] = tokens / length_s if math.isfinite(tokens) else None
+        fields["output_tokens_per_s"] = came / length_s if math.isfinite(came) else None
     return fields
 
 
-def _window(seen: _Seen) -> Window:
-    """The steady window; the whole level where that is shorter than an answer."""
+def _window(seen: _Seen, *, closed: bool) -> Window:
+    """The steady window; the whole level where that is shorter than an answer.
+
+    A closed load is steady once every client is through its warm-up: until then those in flight
+    are younger than they will be. An open one is as long as conversations come.
+    """
+    from_s = max(seen.from_s, seen.warm_to_s) if closed else seen.from_s
+    to_s = seen.last_sent_s if closed else seen.last_arrival_s
     mean_s = mean(seen.e2e_s)
-    if mean_s is not None and seen.last_sent_s - seen.from_s >= mean_s:
-        return seen.from_s, seen.last_sent_s
+    for begin_s in (from_s, seen.from_s):
+        if mean_s is not None and to_s - begin_s >= mean_s:
+            return begin_s, to_s
     return seen.from_s, seen.to_s
 
 
-def _tokens_within(first_s: Column, end_s: Column, tokens: Column, window: Window) -> float:
-    """Tokens that arrived in `window`, as if those of a request came evenly from first to last."""
-    spans_s = end_s - first_s
-    inside_s = np.clip(end_s, *window) - np.clip(first_s, *window)
+def _shares(begin_s: Column, end_s: Column, window: Window) -> Column:
+    """The part of each span that lies in `window`; of an instant, whether it does."""
+    spans_s = end_s - begin_s
+    inside_s = np.clip(end_s, *window) - np.clip(begin_s, *window)
     at_once = (end_s > window[0]) & (end_s <= window[1])
-    shares = np.where(spans_s > 0, inside_s / np.where(spans_s > 0, spans_s, 1.0), at_once)
-    return float((shares * tokens).sum())
+    return np.divide(inside_s, spans_s, out=at_once.astype(np.float64), where=spans_s > 0)
 
 
 # ── verdicts ────────────────────────────────────────────────────────────────────────────────────
@@ -306,6 +319,8 @@ def _notes(point: Point, errors: Counter[str], late: str) -> Iterator[str]:
             else "add --workers"
         )
         yield (f"the client was late by {late}: {remedy} before trusting this level")
+    if 0 < requests + failed < (point.concurrency or 0):
+        yield "fewer requests than clients: never were all of them measured at once"
     few = [each for each in PERCENTILES if requests and _is_extreme(each, requests)]
     if requests == 1:
         yield "one request has no percentiles: each is that request"

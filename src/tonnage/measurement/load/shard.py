@@ -13,6 +13,7 @@ import asyncio
 import gc
 import logging
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -50,6 +51,7 @@ SHIP_BYTES = 1 << 22
 SHOWN_TIMES = 500  # a live percentile needs no more of each shard
 ORPHAN_S = 15.0  # what is in flight may take to end once the parent process is gone
 EXIT_ORPHANED = 1
+ENDING = (signal.SIGINT, signal.SIGTERM)  # what a terminal and `timeout` send to all of a group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +112,14 @@ def read_lines(descriptor: int, offset: int, limit: int) -> bytes:
 
 
 def run_process_shard(invitation: Invitation) -> None:
-    """Run a shard in a process made for it, which must not outlive the coordinator's."""
+    """Run a shard in a process made for it, which must not outlive the coordinator's.
+
+    It was started with the signals of `ENDING` blocked; a handler that does nothing, unlike that,
+    does not pass on to programs that are started here.
+    """
+    for each in ENDING:
+        signal.signal(each, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     ended = threading.Event()
     threading.Thread(target=_end_with_parent, args=(ended,), daemon=True).start()
     try:
