@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import shutil
 import socket
+import ssl
+import subprocess
 import time
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httptools
@@ -26,6 +31,7 @@ from tests.measurement.targets.scripted import (
     reply,
     scripted,
 )
+from tests.servers.ending import end
 from tonnage.errors import UsageError
 from tonnage.measurement import loop
 from tonnage.measurement.load import LlmCall
@@ -34,6 +40,9 @@ from tonnage.measurement.recorder import Recorder
 T = TypeVar("T")
 USAGE = {"prompt_tokens": 11, "completion_tokens": 7}
 WHOLE = {"model": "served", "choices": [{"message": {"content": "hi"}}], "usage": USAGE}
+RAW_DEFLATE = zlib.compress(json.dumps(WHOLE).encode())[2:-4]  # without the header of zlib
+PIECE = b"x" * 1000
+TOO_LARGE = reply({"error": {"message": "too large"}}, status="413 Content Too Large")
 
 
 def event(delta: dict[str, Any] | None, **others: Any) -> bytes:
@@ -98,6 +107,37 @@ class Client:
             with suppress(httptools.HttpParserError):
                 parser.feed_data(data)
         return answer
+
+
+@asynccontextmanager
+async def serving(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
+    """The base URL of a server that does to each connection what `serve` does, and closes it."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.add(task)
+        with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
+    finally:
+        await end(server, tasks)
+
+
+async def ended(recorder: Recorder) -> LlmCall:
+    """The first call of the token "me", once it has ended."""
+    while not recorder.calls("me"):  # noqa: ASYNC110 — a recorder tells nobody
+        await asyncio.sleep(0.01)
+    return recorder.calls("me")[0]
 
 
 def record(
@@ -220,6 +260,62 @@ def test_an_encoding_that_cannot_be_read_is_no_failure() -> None:
 
 
 @pytest.mark.parametrize(
+    ("raw", "failure"),
+    [
+        (http(RAW_DEFLATE), None),
+        (http(RAW_DEFLATE, status="503 Service Unavailable"), "http"),
+        (STREAM_HEAD + chunk(RAW_DEFLATE) + STREAM_END, None),
+    ],
+)
+def test_deflate_without_its_header_is_an_encoding_that_cannot_be_read(raw, failure) -> None:
+    raw = raw.replace(b"Content-Type", b"Content-Encoding: deflate\r\nContent-Type")
+    answer, [call] = record([0.05, raw])
+    assert (answer.raw, call.failure) == (raw, failure)
+    assert (call.output_tokens, call.prompt_tokens, call.model) == (None, None, "asked")
+    assert 0.04 < call.latency_s < 5
+
+
+def test_a_stream_whose_encoding_breaks_keeps_its_times_and_has_no_tokens() -> None:
+    packed = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    first = packed.compress(event({"content": "a"}, usage=USAGE)) + packed.flush(zlib.Z_SYNC_FLUSH)
+    head = STREAM_HEAD.replace(b"Content-Type", b"Content-Encoding: gzip\r\nContent-Type")
+    rest = chunk(b"\xff" * 20) + chunk(b"\xff") + STREAM_END
+    answer, [call] = record([head + chunk(first), 0.05, rest])
+    assert answer.raw == head + chunk(first) + rest
+    assert (call.failure, call.output_tokens, call.prompt_tokens) == (None, None, None)
+    assert call.ttft_s is not None
+    assert call.ttft_s < call.latency_s - 0.04
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\nContent-Length: 20\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 20\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 20\n\n",
+    ],
+)
+def test_an_answer_that_is_bad_http_passes_whole_and_is_malformed(head) -> None:
+    async def go() -> None:
+        async with (
+            scripted(lambda _: [head + b"1234567890", 0.05, b"abcdefghij"]) as server,
+            Recorder(server.url) as recorder,
+            Client(recorder.url_for("me")) as client,
+        ):
+            for times in (1, 2):  # on the same connection
+                client.writer.write(post(f"{client.path}/chat/completions", b'{"model": "m"}'))
+                raw = await client.reader.readexactly(len(head) + 20)
+                assert raw == head + b"1234567890abcdefghij"
+                calls = recorder.calls("me")
+                assert [(call.failure, call.model) for call in calls] == [
+                    ("malformed", "m")
+                ] * times
+            assert [request.path for request in server.requests] == ["/chat/completions"] * 2
+
+    run(go())
+
+
+@pytest.mark.parametrize(
     ("steps", "failure"),
     [
         ([reply({"error": {"message": "full"}}, status="429 Too Many Requests")], "http"),
@@ -227,7 +323,7 @@ def test_an_encoding_that_cannot_be_read_is_no_failure() -> None:
         ([STREAM_HEAD + chunk(b'data: {"error": {"message": "x"}}\n\n') + STREAM_END], "rejected"),
         ([STREAM_HEAD + chunk(b"data: {nonsense\n\n") + STREAM_END], "malformed"),
         ([http(b"nonsense")], "malformed"),
-        ([b"SSH-2.0-OpenSSH_9.0\r\n"], "malformed"),
+        ([b"SSH-2.0-OpenSSH_9.0\r\n", 0.05, None], "malformed"),
         ([STREAM_HEAD + chunk(event({"content": "a"})), 0.05, None], "truncated"),
         ([None], "truncated"),
     ],
@@ -260,6 +356,165 @@ def test_a_client_that_hangs_up_hangs_up_on_the_server_too() -> None:
             assert call.ttft_s is not None
 
     run(go())
+
+
+def test_a_server_that_closes_because_its_client_has_gone_has_not_truncated_its_answer() -> None:
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        assert await reader.read() == b""
+
+    async def go() -> None:
+        async with serving(serve) as url, Recorder(url) as recorder:
+            async with Client(recorder.url_for("me")) as client:
+                client.writer.write(post(f"{client.path}/chat/completions", b"{}"))
+                await asyncio.sleep(0.05)
+                assert recorder.calls("me") == ()
+            assert (await ended(recorder)).failure == "stopped"
+
+    run(go())
+
+
+@pytest.mark.parametrize("run", [run, asyncio.run])  # each closes halves in its own way
+@pytest.mark.parametrize("pause_s", [0.0, 0.05])  # before and after there is a server behind
+def test_a_client_that_has_said_everything_still_gets_its_answer(run, pause_s) -> None:
+    async def go() -> None:
+        tick = chunk(event({"content": "a"}))
+        steps: list[Step] = [0.1, STREAM_HEAD, 0.01, tick, 0.01, tick, STREAM_END]
+        async with (
+            scripted(lambda _: steps) as server,
+            Recorder(server.url) as recorder,
+            Client(recorder.url_for("me")) as client,
+        ):
+            client.writer.write(post(f"{client.path}/chat/completions", b"{}"))
+            await asyncio.sleep(pause_s)
+            client.writer.write_eof()
+            answer = await asyncio.wait_for(client.reader.read(), timeout=5)
+            assert answer == STREAM_HEAD + tick + tick + STREAM_END
+            [call] = recorder.calls("me")
+            assert (call.failure, call.output_tokens) == (None, 2)
+
+    run(go())
+
+
+@pytest.mark.parametrize("run", [run, asyncio.run])
+def test_an_answer_may_come_before_its_request_has_ended(run) -> None:
+    sizes: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in (TOO_LARGE, reply(WHOLE)):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            sizes.append(len(await reader.readexactly(20 * len(PIECE))))
+
+    async def go() -> None:
+        async with (
+            serving(serve) as url,
+            Recorder(url) as recorder,
+            Client(recorder.url_for("me")) as client,
+        ):
+            head = post(f"{client.path}/chat/completions", PIECE * 20).removesuffix(PIECE * 20)
+            for answer in (TOO_LARGE, reply(WHOLE)):
+                client.writer.write(head)
+                assert (await client.ask(b"")).raw == answer
+                for _ in range(20):
+                    client.writer.write(PIECE)
+                    await client.writer.drain()
+                    await asyncio.sleep(0.001)
+            while len(sizes) < 2:  # noqa: ASYNC110 — a server of the tests has no event
+                await asyncio.sleep(0.01)
+            refused, whole = recorder.calls("me")
+            assert (refused.failure, whole.failure, whole.output_tokens) == ("http", None, 7)
+
+    run(asyncio.wait_for(go(), timeout=20))
+
+
+@pytest.mark.parametrize("run", [run, asyncio.run])
+@pytest.mark.parametrize(
+    ("reads", "pieces", "pause_s"),
+    [(True, 50, 0.002), (False, 20_000, 0.0)],  # little by little, and more than buffers hold
+)
+def test_a_server_that_answers_early_and_closes_does_not_break_the_upload(
+    run, reads, pieces, pause_s
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(TOO_LARGE)
+        if not reads:
+            await asyncio.sleep(0.2)  # until every buffer on the way is full
+            return
+        writer.write_eof()
+        while await reader.read(65536):
+            pass
+
+    async def go() -> None:
+        async with (
+            serving(serve) as url,
+            Recorder(url) as recorder,
+            Client(recorder.url_for("me")) as client,
+        ):
+            request = post(f"{client.path}/chat/completions", PIECE * pieces)
+            for start in range(0, len(request), len(PIECE)):
+                client.writer.write(request[start : start + len(PIECE)])
+                await client.writer.drain()
+                await asyncio.sleep(pause_s)
+            assert await client.reader.read() == TOO_LARGE  # and the end of the connection
+            client.writer.write(request)  # nobody is there to be asked again
+            await asyncio.sleep(0.05)
+            [call] = recorder.end("me")
+            assert call.failure == "http"
+
+    run(asyncio.wait_for(go(), timeout=20))
+
+
+@pytest.fixture
+def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
+    """What a server at https://localhost needs; it is trusted as long as SSL_CERT_FILE is set."""
+    if shutil.which("openssl") is None:
+        pytest.skip("makes its certificate with openssl")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -nodes -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -days 2"
+    command += " -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    command += f" -keyout {key.name} -out {certificate.name}"
+    subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    return server
+
+
+@pytest.mark.parametrize("run", [run, asyncio.run])
+def test_certificates_are_read_once_and_not_for_each_connection(run, tls, monkeypatch) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n{}")
+        writer.write(reply(WHOLE))
+        await reader.read()
+
+    async def go() -> None:
+        async with serving(serve, tls) as url, Recorder(url) as recorder:
+            monkeypatch.delenv("SSL_CERT_FILE")
+            for _ in range(2):
+                async with Client(recorder.url_for("me")) as client:
+                    request = post(f"{client.path}/chat/completions", b"{}")
+                    assert (await client.ask(request)).raw == reply(WHOLE)
+
+    run(go())
+
+
+@pytest.mark.parametrize("run", [run, asyncio.run])
+@pytest.mark.parametrize("pause_s", [0.0, 0.2])  # before and after there is a server behind
+def test_a_client_that_hangs_up_hangs_up_on_a_server_with_tls_too(run, pause_s, tls) -> None:
+    async def serve(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await reader.read()
+        await asyncio.sleep(60)
+
+    async def go() -> None:
+        async with serving(serve, tls) as url, Recorder(url) as recorder:
+            async with Client(recorder.url_for("me")) as client:
+                client.writer.write(post(f"{client.path}/chat/completions", b"{}"))
+                await asyncio.sleep(pause_s)
+            assert (await ended(recorder)).failure == "stopped"
+
+    run(asyncio.wait_for(go(), timeout=10))
 
 
 def test_calls_under_way_when_their_token_ends_are_stopped() -> None:
@@ -332,6 +587,21 @@ def test_other_paths_and_methods_pass_unnoted() -> None:
                 await client.ask(post(f"{client.path}/chat/completions", b"{}"))
             assert got.body == b'{"object": "list"}'
             assert len(recorder.calls("me")) == 1
+
+    run(go())
+
+
+def test_a_head_does_not_end_the_call_after_it() -> None:
+    async def go() -> None:
+        def answer(request: Request) -> list[Step]:
+            return [b"HTTP/1.1 200 OK\r\n\r\n"] if request.line.startswith("HEAD") else [None]
+
+        async with scripted(answer) as server, Recorder(server.url) as recorder:
+            async with Client(recorder.url_for("me")) as client:
+                client.writer.write(f"HEAD {client.path}/models HTTP/1.1\r\n\r\n".encode())
+                await client.reader.readuntil(b"\r\n\r\n")
+                await client.ask(post(f"{client.path}/chat/completions", b"{}"))
+            assert [call.failure for call in recorder.calls("me")] == ["truncated"]
 
     run(go())
 

@@ -58,6 +58,7 @@ class Recorder:
         self.model: str | None = None  # the last one that answered
         self._scheme, self._host = parts.scheme, parts.hostname
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._base_path = parts.path.rstrip("/")
         self.host_header = parts.netloc.encode()
         self._server: asyncio.Server | None = None
@@ -141,10 +142,7 @@ class Recorder:
         """A connection to the server behind. Raises OSError."""
         loop = asyncio.get_running_loop()
         _, server = await loop.create_connection(
-            lambda: _Server(client),
-            self._host,
-            self._port,
-            ssl=ssl.create_default_context() if self._scheme == "https" else None,
+            lambda: _Server(client), self._host, self._port, ssl=self._tls
         )
         return server
 
@@ -177,7 +175,7 @@ class _Call:
         self._request = bytearray()
         self._status = 0
         self._streamed = False
-        self._encoding = b""
+        self._readable = False  # in an encoding that can be read here
         self._decoder: Any = None
         self._body = bytearray()  # of a stream, its last and unfinished line
         self._pieces = 0
@@ -187,27 +185,32 @@ class _Call:
         self._failure: Failure | None = None
 
     def asked(self, body: bytes) -> None:
-        """A part of the request has passed."""
-        self._request += body
+        """A part of the request has passed, perhaps after the whole answer."""
+        if self.noted is None:
+            self._request += body
 
     def answering(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """The head of the answer has passed."""
         self._status = status
         self._streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-        self._encoding = headers.get(b"content-encoding", b"identity").lower()
-        if self._encoding in (b"gzip", b"deflate"):
+        encoding = headers.get(b"content-encoding", b"identity").lower()
+        self._readable = encoding in (b"", b"identity", b"gzip", b"deflate")
+        if encoding in (b"gzip", b"deflate"):
             self._decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either, by its header
 
     def answered(self, body: bytes, at_s: float) -> None:
         """A part of the answer has passed."""
+        if not self._readable:
+            return
         if self._decoder is not None:
             try:
                 body = self._decoder.decompress(body)
-            except zlib.error:
-                self._failure = "malformed"
+            except zlib.error:  # such as deflate without a zlib header, which clients can read
+                self._readable = False
+                self._pieces, self._usage = 0, {}
                 return
         self._body += body
-        if self._streamed and self._readable and b"\n" in body:
+        if self._streamed and b"\n" in body:
             *lines, self._body = self._body.split(b"\n")
             for line in lines:
                 if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
@@ -235,11 +238,6 @@ class _Call:
         self._recorder.model = self.noted.model or self._recorder.model
         self._request = self._body = bytearray()
         return self.noted
-
-    @property
-    def _readable(self) -> bool:
-        """Whether the answer is in an encoding that can be read here."""
-        return self._decoder is not None or self._encoding in (b"", b"identity")
 
     def _read(self, data: bytes | bytearray, at_s: float | None) -> None:
         """Read one JSON object: an event of a stream that came `at_s`, or a whole answer."""
@@ -311,6 +309,14 @@ class _Half(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
+    def write_eof(self) -> bool:
+        """Close the connection's one direction, if that can be: TLS has no such thing."""
+        if self.transport is None or self.transport.is_closing():
+            return False
+        if half_closable := self.transport.can_write_eof():
+            self.transport.write_eof()
+        return half_closable
+
     def finish(self) -> None:
         """Close the connection once everything is written."""
         if self.transport is not None:
@@ -347,6 +353,10 @@ class _Client(_Half):
         self._method = self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunked = False
+        self._call: _Call | None = None  # notes on the request that is arriving
+        self._arriving = False
+        self._half_closed = False  # the client sends no more
+        self._lingering = False  # the server has closed, and nothing more is passed on
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Be known to the recorder, which closes what is left."""
@@ -364,6 +374,8 @@ class _Client(_Half):
 
     def data_received(self, data: bytes) -> None:
         """Requests: their heads are written anew, their bodies pass."""
+        if self._lingering:
+            return
         self._now_s = clock()
         try:
             self._parser.feed_data(data)
@@ -385,6 +397,25 @@ class _Client(_Half):
             self._pass_on(self.other)
         elif self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    def eof_received(self) -> bool:
+        """The client sends no more. The server hears it, and may answer what was asked.
+
+        Whether the client still listens cannot be told apart here, nor could the server.
+        """
+        self._half_closed = bool(self.asked)
+        if self._half_closed and self.other is not None:
+            return self.other.write_eof()
+        return self._half_closed
+
+    def server_closed(self) -> None:
+        """Close as the server has, once the client has everything."""
+        early = self._arriving and not self.asked and not self._half_closed
+        self.end_calls("stopped" if self._half_closed else "truncated")
+        if early and self.write_eof():  # closed now, the client would fail at sending its request
+            self._lingering = True
+        else:
+            self.finish()
 
     def end_calls(self, failure: Failure) -> None:
         """Whatever has no answer by now will get none."""
@@ -414,6 +445,8 @@ class _Client(_Half):
             self.refuse(502, f"{self._recorder.upstream} cannot be reached: {error}")
         else:
             self._pass_on(self.other)
+            if self._half_closed and not self.other.write_eof():
+                self.finish()
 
     def _pass_on(self, server: _Half) -> None:
         server.write(b"".join(self._out))
@@ -448,18 +481,20 @@ class _Client(_Half):
             return
         token, path = self._recorder.route(self._url)
         noted = self._method == b"POST" and path.partition(b"?")[0].endswith(NOTED_PATHS)
-        call = self._recorder.note(token, self._started_s) if noted else None
-        self.asked.append((self._method, call))
+        self._call = self._recorder.note(token, self._started_s) if noted else None
+        self._arriving = True
+        self.asked.append((self._method, self._call))
         self._out.append(self._head(self._method, path))
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        if (call := self.asked[-1][1]) is not None:
-            call.asked(body)
+        if self._call is not None:
+            self._call.asked(body)
         self._out += [b"%x\r\n" % len(body), body, b"\r\n"] if self._chunked else [body]
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        self._arriving = False
         if self._chunked and not self._parser.should_upgrade():
             self._out.append(b"0\r\n\r\n")
 
@@ -483,18 +518,24 @@ class _Server(_Half):
         self._status = 0
         self._until_close = False
         self._bodyless = False
+        self._legible = True
 
     def data_received(self, data: bytes) -> None:
         """Pass it on first, then read it."""
         self._now_s = clock()
         self.other.write(data)
+        if self._legible:
+            self._read(data)
+        if not self._legible:  # for us; the client may be less strict
+            self.other.end_calls("malformed")
+
+    def _read(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
             raise  # a bug of ours
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.other.end_calls("malformed")
-            self.abort()
+            self._legible = False
         if self._bodyless:  # of a HEAD request, whose answer promises a body and has none
             self._parser = httptools.HttpResponseParser(self)
 
@@ -502,8 +543,8 @@ class _Server(_Half):
         """The server has closed: so is the client's connection, once it has everything."""
         if self._until_close:
             self._answer_ended()
-        self.other.end_calls("truncated")
-        self.other.finish()
+        self.resume_writing()  # whatever was too much for its buffer
+        self.other.server_closed()
 
     def _answer_ended(self) -> None:
         if self.other.asked:
@@ -531,7 +572,7 @@ class _Server(_Half):
         if call is not None:
             call.answering(self._status, self._headers)
         self._bodyless = method == b"HEAD"
-        self._until_close = not self._headers.keys() & FRAMING_HEADERS
+        self._until_close = not (self._bodyless or self._headers.keys() & FRAMING_HEADERS)
         if self._bodyless:
             self._answer_ended()
 
