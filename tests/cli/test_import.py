@@ -56,6 +56,22 @@ def test_wrong_use_exits_2(arguments):
     assert tonnage("import", *arguments).returncode == errors.EXIT_USAGE
 
 
+def test_runs_on_other_gpus_are_not_one_run(tmp_path):
+    docs = SAMPLES.parents[2] / "docs" / "samples"
+    result = tonnage("import", docs / "tp2.json", docs / "tp4.json", "-o", "both", cwd=tmp_path)
+    assert result.returncode == errors.EXIT_BAD_INPUT
+    assert "is of another system: gpus is 4, of the files before 2" in result.stderr
+    assert not (tmp_path / "both").exists()
+
+
+def test_what_was_measured_here_is_not_written_over(tmp_path):
+    (tmp_path / "campaign.json").write_text("{}")
+    result = tonnage("import", SAMPLES / "nemo_calc.json", "-o", tmp_path)
+    assert result.returncode == errors.EXIT_USAGE
+    assert "measured here" in result.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["campaign.json"]
+
+
 def test_a_file_where_the_run_folder_should_be_is_wrong_use(tmp_path):
     (tmp_path / "taken").write_text("mine")
     result = tonnage("import", SAMPLES / "guidellm.json", "-o", tmp_path / "taken")

@@ -121,6 +121,7 @@ def test_without_a_word_a_level_lasts_thirty_seconds():
     ("flags", "said"),
     [
         ({"concurrency": "1,2", "rate": "3"}, "different loads"),
+        ({"concurrency": "1,200001"}, "200,001 is more than 100,000"),
         ({"rate": "3", "think_time": "1 s"}, "--think-time is for --concurrency"),
         ({"concurrency": "3", "arrivals": "poisson"}, "--arrivals is for --rate"),
         ({"rate": "3", "arrivals": "gamma"}, "go together"),

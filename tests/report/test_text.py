@@ -177,3 +177,23 @@ def test_levels_of_a_run_are_shown_in_the_order_of_their_load():
     shown = render_text(report_run(run), width=80)
     rows = [line.split()[0] for line in shown.splitlines() if line.strip()[:1].isdigit()]
     assert rows == ["1", "3", "8"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("levels", [1, 5, 21])
+def test_a_table_of_many_levels_is_told_in_parts_and_breaks_no_word(width, levels):
+    run = Run(
+        name="a run",
+        tool="tonnage",
+        points=tuple(
+            Point(concurrency=2**n, requests=10**5, requests_per_s=1234.5 + n, ttft_p95_s=0.1234)
+            for n in range(levels)
+        ),
+    )
+    shown = render_text(report_run(run), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+    words = shown.split()
+    assert words.count("requests/s") == levels
+    assert shown.count("123 ms") == levels
+    for point in run.points:
+        assert f"{point.concurrency:,}" in words

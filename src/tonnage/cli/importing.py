@@ -66,6 +66,7 @@ def import_results(
             f"{output} is a file, not a folder.", hint="Give -o a folder: a run is one."
         )
     from tonnage.measurement.importers import import_run  # noqa: PLC0415 — cold start
+    from tonnage.measurement.load.campaign import CAMPAIGN_FILE  # noqa: PLC0415 — as above
     from tonnage.measurement.run import write_run  # noqa: PLC0415 — as above
     from tonnage.report.runs import report_run  # noqa: PLC0415 — as above
 
@@ -77,6 +78,10 @@ def import_results(
         model=model if model is not None else run.model,
     )
     if output is not None:
+        if (output / CAMPAIGN_FILE).exists():
+            raise UsageError(
+                f"{output} holds a run that was measured here.", hint="Name another folder."
+            )
         try:
             written = write_run(run, output)
         except OSError as error:

@@ -229,6 +229,10 @@ def _exit_with(measured: Measured, folder: Path) -> None:
         said = f"levels are missing, as nobody listens any more (exit {EXIT_BAD_INPUT})"
         typer.echo(f"error: {said}; the same command with -o {at} goes on from here", err=True)
         raise typer.Exit(EXIT_BAD_INPUT)
+    if measured.found is not None and not measured.found.finished:
+        said = "no request fell into the last level: raise --duration or the first rate"
+        typer.echo(f"error: {said} (exit {EXIT_BAD_INPUT})", err=True)
+        raise typer.Exit(EXIT_BAD_INPUT)
     if measured.found is not None and measured.found.kept is None:
         typer.echo(f"error: no load keeps the promises (exit {EXIT_INFEASIBLE})", err=True)
         raise typer.Exit(EXIT_INFEASIBLE)

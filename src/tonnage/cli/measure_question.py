@@ -41,7 +41,9 @@ SEARCHES = ("rate", "concurrency")
 METRICS = ("ttft", "tpot", "e2e")
 MEANINGLESS = " that mean nothing (--dataset gives it your own)"
 TIMEOUT_S, STALL_TIMEOUT_S = 300.0, 60.0
+MOST_CLIENTS = 100_000
 OPEN_WARMUP_S = 5.0
+MOST_CLIENTS = 100_000
 OPEN_WARMUP_SHARE = 0.1  # of a stated number of requests
 DEFAULT_DURATION_S = 30.0
 OPENAI = ("chat", "completions")
@@ -297,6 +299,11 @@ def levels_of(asked: Asked) -> tuple[Level, ...]:
         parse=parse_count,
     )
     for each in series:
+        if each > MOST_CLIENTS:
+            raise UsageError(
+                f"--concurrency {format_number(each)} is more than {format_number(MOST_CLIENTS)}.",
+                hint="Each client is a connection: share such a load among machines (--cluster).",
+            )
         if each != int(each):
             raise UsageError(f"--concurrency counts clients; {format_number(each)} is not whole.")
     return tuple(

@@ -277,7 +277,8 @@ def alerts_of(
             "arrivals at random come in bunches, and wait longer at the same rate",
             "keep the headroom, or confirm with an open loop at that rate",
         )
-    if best is chosen.copy.curve.points[-1]:
+    heavier = [point for point, _ in chosen.copy.curve.unused if point.load > best.load]
+    if best is chosen.copy.curve.points[-1] and not heavier:
         yield _alert(
             "highest_level",
             "info",

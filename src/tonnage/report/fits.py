@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tonnage import units
 from tonnage.measurement import Point
+from tonnage.measurement.curve import fault
 from tonnage.measurement.fits import (
     Fit,
     LineFit,
@@ -75,7 +76,7 @@ def report_fits(
         _levels(sweep, fitted),
         _fits(fitted),
         _estimates(fitted, question),
-        _notices(fitted, question),
+        _notices(sweep, fitted, question),
         Section(
             id="next",
             title="Next",
@@ -313,8 +314,9 @@ def _estimate_row(
 # ── what to know ────────────────────────────────────────────────────────────────────────────────
 
 
-def _notices(fitted: Sequence[FittedMetric], question: FitQuestion) -> Section | None:
+def _notices(sweep: Sweep, fitted: Sequence[FittedMetric], question: FitQuestion) -> Section | None:
     blocks = [notice for each in fitted for notice in _warnings(each, question)]
+    blocks += _doubts(sweep, fitted)
     reasons: dict[str, list[str]] = {}
     for each in fitted:
         for left in each.left_out:
@@ -331,6 +333,24 @@ def _notices(fitted: Sequence[FittedMetric], question: FitQuestion) -> Section |
         for told, metrics in reasons.items()
     ]
     return Section(id="alerts", title="To know", blocks=tuple(blocks)) if blocks else None
+
+
+def _doubts(sweep: Sweep, fitted: Sequence[FittedMetric]) -> Iterable[Notice]:
+    """A warning where levels are fitted that prove little by themselves."""
+    fits = [each.fit for each in fitted if not isinstance(each.fit, NoFit)]
+    levels = {level for fit in fits for level in fit.levels}
+    found: dict[str, list[int]] = {}
+    for point in sweep.points:
+        if point.concurrency in levels and (why := fault(point)):
+            found.setdefault(why, []).append(point.concurrency)
+    for why, doubtful in found.items():
+        were = "were" if doubtful[1:] else "was"
+        yield Notice(
+            severity="warning",
+            cause=f"{_list(doubtful)} in flight {were} {why} as measured",
+            impact="The fit rests on it all the same.",
+            action="Measure again, for longer: --duration.",
+        )
 
 
 def _warnings(fitted: FittedMetric, question: FitQuestion) -> Iterable[Notice]:

@@ -67,6 +67,9 @@ def _headline(run: Run, found: Found | None, limits: Mapping[str, float]) -> Hea
             facts=(_speed(best), *_totals(run)),
         )
     if found.kept is None:
+        if not found.finished:
+            unfinished = "the search was not finished: the same command goes on from here"
+            return Headline(label="Found", answer="nothing yet", notes=(*found.notes, unfinished))
         return Headline(label="Found", answer=f"no load keeps {promises}", tone="bad")
     closed = any(point.concurrency is not None for point in run.points)
     unit = "clients" if closed else "requests/s"
@@ -84,7 +87,7 @@ def _headline(run: Run, found: Found | None, limits: Mapping[str, float]) -> Hea
 def keeps(point: Point, limits: Mapping[str, float]) -> bool:
     """Whether every promise was kept at the level; what was not measured was not kept."""
     values = {metric: getattr(point, metric) for metric in limits}
-    return not point.interrupted and all(
+    return not (point.interrupted or point.overloaded) and all(
         value is not None and value <= limits[metric] for metric, value in values.items()
     )
 

@@ -7,6 +7,8 @@ columns wrap. No line is longer than `width`.
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from dataclasses import replace
 
 from rich.box import Box
 from rich.console import Console, RenderableType
@@ -117,7 +119,11 @@ def _print_block(console: Console, block: Block) -> None:
         case Table():
             if block.title:
                 _print(console, Text(block.title), indent=MARGIN + 2)
-            _print(console, _fit(block, console.width - MARGIN - 2), indent=MARGIN + 2)
+            room = console.width - MARGIN - 2
+            for position, piece in enumerate(_pieces(block, room)):
+                if position:
+                    console.print()
+                _print(console, _fit(piece, room), indent=MARGIN + 2)
 
 
 def _print_notice(console: Console, notice: Notice) -> None:
@@ -148,10 +154,22 @@ def _print_commands(console: Console, block: Commands) -> None:
             _print(console, Text(why, _STYLES["quiet"]), indent=MARGIN + 6)
 
 
+def _pieces(table: Table, room: int) -> Iterator[Table]:
+    """The table as it is, or on its side where it may be, in as many parts as fit in `room`."""
+    if not table.turns or _natural_width(table) <= room:
+        yield table
+        return
+    rows = table.rows
+    while rows:
+        parts = (_turned(replace(table, rows=rows[:count])) for count in range(len(rows), 1, -1))
+        alone = _turned(replace(table, rows=rows[:1]))
+        piece = next((part for part in parts if _natural_width(part) <= room), alone)
+        yield piece
+        rows = rows[len(piece.columns) - 1 :]
+
+
 def _fit(table: Table, room: int) -> Grid:
-    """The table as it is, on its side, or with its prose wrapped: the first that fits in `room`."""
-    if table.turns and _natural_width(table) > room:
-        table = _turned(table)
+    """The table, with as much of it wrapped as it takes to fit in `room`."""
     wrapping = _wrapping_columns(table, room)
     grid = Grid(
         box=_RULED, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim"

@@ -307,6 +307,14 @@ def test_levels_may_be_added_and_those_that_are_there_stay(tmp_path):
         measure(tmp_path, campaign=replace(CAMPAIGN, levels=(replace(LEVELS[0], requests=5),)))
 
 
+def test_clients_and_rates_are_no_levels_of_one_run(tmp_path):
+    first = measure(tmp_path)
+    rates = replace(CAMPAIGN, levels=(Level(name="r9", rate_per_s=9.0, requests=5),))
+    with pytest.raises(InputError, match="levels would be of a rate and of clients"):
+        measure(tmp_path, campaign=rates)
+    assert load_run(tmp_path) == first
+
+
 def test_notes_need_not_agree_and_each_is_told_once(tmp_path):
     measure(tmp_path, LawTarget(), replace(CAMPAIGN, notes=("one",)))
     run = measure(tmp_path, LawTarget(), replace(CAMPAIGN, notes=("one", "two")))

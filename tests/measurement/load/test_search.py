@@ -1,6 +1,7 @@
 """A search finds what a known law says, in few probes, and claims nothing it has not proved."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -118,6 +119,26 @@ def test_an_unclear_load_is_tried_again_and_then_not_gone_beyond():
     assert result_of([kept, unclear, unclear], how).notes == (
         "nothing is proved at 16: the client was late by 30 ms at p99",
     )
+
+
+def test_a_limit_that_a_request_alone_breaks_is_sought_at_no_lower_load():
+    how = Goal(start=8.0, whole=False)
+    crowded = Probe(load=8.0, verdict="broken", reason="late")
+    alone = replace(crowded, load=0.5, alone=True)
+    assert next_load([crowded], how) == 4.0
+    assert next_load([crowded, alone], how) is None
+    found = result_of([crowded, alone], how)
+    assert (found.kept, found.broken, found.finished) == (None, 0.5, True)
+    for in_flight, by_itself in ((0.05, True), (0.5, False), (None, False)):
+        point = Point(ttft_p95_s=2.0, in_flight_mean_requests=in_flight)
+        assert judge(0.5, point, LIMITS).alone is by_itself
+
+
+def test_what_was_only_doubted_when_a_search_was_stopped_is_not_called_broken():
+    how = Goal(start=8.0, whole=False)
+    doubted = Probe(load=8.0, verdict="unclear", reason="late")
+    found = result_of([doubted], how)
+    assert (found.kept, found.broken, found.finished) == (None, None, False)
 
 
 def test_what_was_kept_above_a_broken_load_proves_nothing():

@@ -172,20 +172,16 @@ def _combine(parts: Sequence[_Part]) -> Run:
     """One Run of the points of all, in the order of their load."""
     runs = [part.run for part in parts]
     first = runs[0]
+    known: dict[str, object] = {}
     for part in parts:
-        run = part.run
-        if run.tool != first.tool:
-            raise InputError(
-                f"is of {run.tool}, the first file of {first.tool}: not one sweep.",
-                hint="Import them one by one.",
-                file=str(part.path),
-            )
-        if run.model is not None and first.model is not None and run.model != first.model:
-            raise InputError(
-                f'measured "{run.model}", the first file "{first.model}": not one sweep.',
-                hint="Import them one by one.",
-                file=str(part.path),
-            )
+        for noun in ("tool", "model", "gpu", "gpus"):
+            found = getattr(part.run, noun)
+            if found is not None and known.setdefault(noun, found) != found:
+                raise InputError(
+                    f"is of another system: {noun} is {found}, of the files before {known[noun]}.",
+                    hint="Import each system by itself.",
+                    file=str(part.path),
+                )
     points = tuple(sorted(chain.from_iterable(run.points for run in runs), key=attrgetter("load")))
     return replace(
         first,

@@ -140,8 +140,8 @@ async def search_highest_load(
                 kept.refuse_another_model(driver.model)
                 while opened and (load := next_load(probes(), goal)) is not None:
                     point = await kept.measure(_at(search.start, load), driver, watch, stop)
-                    if point.stopped:
-                        break
+                    if point.stopped or not (point.requests or point.failed):
+                        break  # a lower rate would bring no request either
         return kept.run, result_of(probes(), goal)
 
 
@@ -296,6 +296,9 @@ class _RunFolder:
         levels = body["levels"] | self._body["levels"]  # others may be added to a run
         common = {name: levels[name] for name in body["levels"]}
         found = list(_differences(body, {**self._body, "levels": common}))
+        kinds = {_kind_of(level) for level in levels.values()}
+        if len(kinds) > 1:
+            found.append(f"levels would be of {' and of '.join(sorted(kinds))}")
         self._body["levels"] = levels
         if found and not force:
             raise InputError(
@@ -331,6 +334,13 @@ class _RunFolder:
             facts=campaign.facts,
             notes=tuple(dict.fromkeys([*notes, *(f"mixed by force: {each}" for each in forced)])),
         )
+
+
+def _kind_of(level: dict[str, Any]) -> str:
+    """What a level, as JSON holds it, is told apart from others of its kind by."""
+    if level.get("concurrency") is not None:
+        return "clients"
+    return "a rate" if level.get("rate_per_s") is not None else "a recording"
 
 
 def _body_of(campaign: Campaign) -> dict[str, Any]:

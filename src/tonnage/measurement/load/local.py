@@ -26,7 +26,8 @@ class LocalDriver:
         return self._target.model
 
     async def open(self) -> None:
-        """Open the target. Raises TonnageError when it cannot be loaded."""
+        """Open the target. Raises TonnageError for one, or prompts, that cannot be loaded."""
+        conversations(self._prompts, tokenizer=self._tokenizer)
         await self._target.open()
 
     async def run(self, level: Level, keeper: Keeper, watch: Watch, stop: asyncio.Event) -> None:

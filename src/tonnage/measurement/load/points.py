@@ -319,6 +319,8 @@ def _notes(point: Point, errors: Counter[str], late: str) -> Iterator[str]:
             else "add --workers"
         )
         yield (f"the client was late by {late}: {remedy} before trusting this level")
+    if requests > 1 and point.duration_s == point.total_runtime_s:
+        yield "sending took less time than an answer: rates are those of the level as a whole"
     if 0 < requests + failed < (point.concurrency or 0):
         yield "fewer requests than clients: never were all of them measured at once"
     few = [each for each in PERCENTILES if requests and _is_extreme(each, requests)]

@@ -18,6 +18,7 @@ Verdict = Literal["kept", "broken", "unclear"]
 
 GROWTH_FACTOR = 2.0
 MOST_STEPS = 20  # of growth, or of shrinking: a million times the load that was begun with
+ALONE_IN_FLIGHT = 0.1  # on average
 TRIES = 2  # at a load whose verdict is unclear
 LATE_SHARE_OF_LEVEL = 0.02  # by which a rate may be off, less than half the usual tolerance
 
@@ -35,12 +36,14 @@ class Goal:
 class Probe:
     """One level of a search: requests/s of an open load, clients of a closed one; and its verdict.
 
-    `reason` says what broke, or why nothing is proved.
+    `reason` says what broke, or why nothing is proved. `alone` when requests hardly ever met each
+    other: a limit that breaks then is broken at any load.
     """
 
     load: float
     verdict: Verdict
     reason: str = ""
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +86,8 @@ def next_load(probes: Sequence[Probe], goal: Goal) -> float | None:
         return None
     if broken is None:
         return (kept or goal.start) * GROWTH_FACTOR
+    if any(each.verdict == "broken" and each.alone for each in probes):
+        return None
     if goal.whole:
         return math.floor(broken / GROWTH_FACTOR) or None
     return _rounded(broken / GROWTH_FACTOR)
@@ -122,6 +127,8 @@ def result_of(probes: Sequence[Probe], goal: Goal) -> Found:
     """What the probes come to."""
     following = next_load(probes, goal)
     kept, broken = enclose(probes)
+    if following is not None and not any(each.verdict == "broken" for each in probes):
+        broken = None  # what is unclear is only taken for broken once it was tried again
     notes = [
         f"nothing is proved at {format_number(each.load)}: {each.reason}"
         for each in probes
@@ -167,7 +174,8 @@ def judge(load: float, point: Point, limits: Mapping[str, float]) -> Probe:
             return Probe(load=load, verdict="unclear", reason=f"{words} was not measured")
         said = f"{words} is {format_time(value_s)}, the limit {format_time(limit_s)}"
         if value_s > limit_s * (1 + noise) + late_s:
-            return Probe(load=load, verdict="broken", reason=said)
+            alone = (point.in_flight_mean_requests or math.inf) <= ALONE_IN_FLIGHT
+            return Probe(load=load, verdict="broken", reason=said, alone=alone)
         if value_s * (1 + noise) + late_s > limit_s:
             near = said
     if near is not None:
