@@ -145,6 +145,17 @@ def test_a_target_out_of_reach_is_answered_and_exits_4(run):
     assert "Traceback" not in result.stderr
 
 
+def test_what_a_request_alone_misses_is_out_of_reach(run):
+    points = [Point(concurrency=n, requests=50, e2e_p95_s=0.1 + 0.5 * n) for n in (1, 2, 4, 8)]
+    asked = ("--target-s", "0.4", "--users", 50, "--gpus", 1, "--format", "json")
+    result = tonnage("fit", run(*points), *asked)
+    assert result.returncode == errors.EXIT_INFEASIBLE
+    assert "one request alone" in result.stderr
+    (estimate,) = checked(json.loads(result.stdout), "fits")["estimates"]
+    assert estimate["reachable"] is False
+    assert estimate["below_one_request"] is True
+
+
 def test_one_metric_out_of_reach_does_not_take_the_other_along(run):
     result = tonnage("fit", run(*POINTS), "--target-s", "2", "--format", "json")
     assert result.returncode == errors.EXIT_ANSWERED

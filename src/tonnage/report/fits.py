@@ -52,6 +52,7 @@ POINT_KEYS = (
     "output_tokens_per_s",
     "interrupted",
 )
+MISSED_ALONE = "by this fit one request alone already misses the target"
 _WORDS = {"llm": "LLM", "ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
@@ -127,6 +128,8 @@ def _headline(fitted: Sequence[FittedMetric], question: FitQuestion) -> Headline
         )
     _, governing, answer = min(reached, key=lambda each: each[0])
     words = f"{metric_words(governing.metric)} ≤ {target}"
+    if answer.below_one:
+        return Headline(label="Not reachable", answer=f"{words}: {MISSED_ALONE}", tone="bad")
     told = answer.range
     notes = [f"{metric_words(each.metric)}: {_no(each)}." for each in fitted if _no(each)]
     if told is not None:
@@ -388,7 +391,7 @@ def _warnings(fitted: FittedMetric, question: FitQuestion) -> Iterable[Notice]:
         yield Notice(
             severity="warning",
             scope=scope,
-            cause="by this fit one request alone already misses the target",
+            cause=MISSED_ALONE,
             impact="More GPUs of this kind then cannot meet it.",
             action="Loosen the target, or measure a faster deployment.",
         )
@@ -511,8 +514,8 @@ def _estimate_data(fitted: FittedMetric, question: FitQuestion) -> Json:
     return {
         "metric": fitted.metric,
         "target_s": question.target_s,
-        "reachable": answer is not None,
-        "reason": None if answer else _no(fitted),
+        "reachable": answer is not None and not answer.below_one,
+        "reason": (MISSED_ALONE if answer.below_one else None) if answer else _no(fitted),
         "concurrency": answer.concurrency if answer else None,
         "gpus": gpus,
         "interval_90": {

@@ -110,7 +110,8 @@ def _last_line(facts: TonnageFacts, *, several: bool) -> str:
     if gpus is None:
         return "GPUs to plan: none, because a target has no estimate"
     which = "the larger estimate" if several else "the estimate"
-    return f"GPUs to plan: {gpus:.1f} ({which}; {max(1, math.ceil(gpus))} whole GPUs)"
+    whole = max(1, math.ceil(gpus))
+    return f"GPUs to plan: {gpus:.1f} ({which}; {whole} whole GPU{'s' * (whole > 1)})"
 
 
 # ── the table ───────────────────────────────────────────────────────────────────────────────────
