@@ -244,6 +244,14 @@ def test_the_model_is_the_one_that_answered(tmp_path):
     assert measure(tmp_path, Served(at=0), unstated).model == "a"
 
 
+@pytest.mark.parametrize(("tokens", "told"), [(4, False), (90, True)])
+def test_lengths_that_nobody_asked_for_are_told(tmp_path, tokens, told):
+    """Answers of 4 tokens are asked for."""
+    run = measure(tmp_path, LawTarget(tokens=tokens))
+    said = f"answers have {tokens} tokens, where 4 were asked for"
+    assert [said in point.notes for point in run.points] == [told] * 3
+
+
 class NeverOpen(LawDriver):
     """Waits for a server that does not come."""
 

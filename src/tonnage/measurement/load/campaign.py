@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -37,10 +38,12 @@ from tonnage.measurement.load.journal import RECORDS_FILE, Journal, read_records
 from tonnage.measurement.load.points import point_of
 from tonnage.measurement.load.search import Found, Goal, Probe, judge, next_load, result_of
 from tonnage.measurement.run import RUN_FILE, load_run, write_run
+from tonnage.units import format_number
 from tonnage.version import __version__
 
 CAMPAIGN_FILE = "campaign.json"
 FORMAT = "tonnage-campaign/1"
+OTHER_FRACTION, OTHER_TOKENS = 0.1, 20  # a chat template and another vocabulary make less
 RESERVED_FILES = 8  # to write down a level whose connections take all that there are
 
 
@@ -260,6 +263,8 @@ class _RunFolder:
         self._journal.sync()
         records = read_records(self._journal.path, from_byte=from_byte)
         point = point_of(attempt, records, workflow=self._campaign.workflow, stopped=stopped)
+        other = tuple(_other_lengths(point, self._campaign.prompts))
+        point = replace(point, notes=(*point.notes, *other))
         if not point.requests and point.failures and point.failures.keys() <= NOBODY_THERE:
             notes = (*point.notes, "nobody listens at the target any more: measured again later")
             point = replace(point, stopped=True, notes=notes)
@@ -334,6 +339,19 @@ class _RunFolder:
             facts=campaign.facts,
             notes=tuple(dict.fromkeys([*notes, *(f"mixed by force: {each}" for each in forced)])),
         )
+
+
+def _other_lengths(point: Point, spec: PromptSpec) -> Iterator[str]:
+    """What to know where the server counted other lengths than were asked for."""
+    for what, asked, cv, mean in (
+        ("prompts", spec.prompt_tokens, spec.prompt_tokens_cv, point.input_tokens_mean),
+        ("answers", spec.output_tokens, spec.output_tokens_cv, point.output_tokens_mean),
+    ):
+        if asked is None or mean is None or not point.requests or spec.turns > 1:
+            continue
+        chance = 3 * cv * asked / math.sqrt(point.requests)
+        if abs(mean - asked) > OTHER_FRACTION * asked + OTHER_TOKENS + chance:
+            yield f"{what} have {format_number(mean)} tokens, where {asked:,} were asked for"
 
 
 def _kind_of(level: dict[str, Any]) -> str:
