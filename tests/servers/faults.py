@@ -23,6 +23,7 @@ DRIP_S = 0.05
 IDLE_S = 0.05  # how long `dies-idle` keeps a connection
 SSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 QUEUE_S = 0.6
+THOUGHT_S = 1.0  # how long `dies-thinking` has had a request when it dies
 STREAM = SSE + b"Transfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
 
@@ -76,6 +77,16 @@ WRITTEN: dict[str, tuple[bytes, bool]] = {
     "until-close": (SSE + b"\r\n" + EVENTS, False),
     "http-1.0": (whole("200 OK", ANSWER).replace(b"1.1", b"1.0", 1), False),
     "continue": (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, True),
+    "early-hints": (
+        b"HTTP/1.1 103 Early Hints\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n"
+        b"Location: /elsewhere\r\n\r\n" + SSE + b"\r\n" + EVENTS,
+        False,
+    ),
+    "hints-and-500": (
+        b"HTTP/1.1 103 Early Hints\r\nLocation: /elsewhere\r\n\r\n"
+        + whole("500 Internal Server Error", b"line one"),
+        True,
+    ),
     "web-page": (whole("200 OK", b"<html>Sign in</html>"), True),
     "no-tokens": (STREAM + chunk(stop() + DONE) + END, True),
     "no-done": (STREAM + chunk(token("one") + stop()) + END, True),
@@ -189,6 +200,14 @@ async def _dies_asked(connection: _Connection) -> bool:
     return True
 
 
+async def _dies_thinking(connection: _Connection) -> bool:
+    if connection.answered:
+        await asyncio.sleep(THOUGHT_S)
+        return False
+    await connection.send(OK)
+    return True
+
+
 async def _dies_answering(connection: _Connection) -> bool:
     if connection.answered:
         await connection.send(SSE)
@@ -206,6 +225,7 @@ ACTED: dict[str, Callable[[_Connection], Awaitable[bool]]] = {
     "slow": _slow,
     "dies-idle": _dies_idle,
     "dies-asked": _dies_asked,
+    "dies-thinking": _dies_thinking,
     "dies-answering": _dies_answering,
 }
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from tonnage.errors import MissingExtraError, UsageError
 from tonnage.measurement.load import Failure, LlmCall, clock
+from tonnage.measurement.targets.events import whole_number
 
 try:
     import httptools
@@ -287,7 +288,8 @@ def _model_asked(request: bytes | bytearray) -> str | None:
 
 
 def _count(usage: Mapping[str, Any], *keys: str) -> int | None:
-    return next((usage[key] for key in keys if isinstance(usage.get(key), int)), None)
+    found = (whole_number(usage.get(key)) for key in keys)
+    return next((number for number in found if number is not None), None)
 
 
 # ── connections ──

@@ -16,7 +16,7 @@ from tonnage.measurement.load import Prompt, TargetSpec
 from tonnage.measurement.targets.choose import target_of
 
 SERVER = """
-import http.server, json, os, subprocess, sys, time, urllib.request
+import contextlib, http.server, json, os, subprocess, sys, time, urllib.error, urllib.request
 time.sleep(0.3)  # it loads something first
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 open("pids", "w").write(f"{os.getpid()} {child.pid}")
@@ -30,7 +30,8 @@ class Agent(http.server.BaseHTTPRequestHandler):
             request = urllib.request.Request(
                 os.environ["OPENAI_BASE_URL"] + "/chat/completions", json.dumps(body).encode(),
                 {"Content-Type": "application/json"})
-            urllib.request.urlopen(request).read()
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(request).read()
         answer = b'{"output": "done"}'
         self.send_response(200)
         self.send_header("Content-Length", str(len(answer)))
@@ -95,6 +96,17 @@ def is_gone(pid):
             return True
         time.sleep(0.02)
     return False
+
+
+@pytest.mark.usefixtures("here")
+def test_a_failed_call_is_a_failed_request_whatever_the_server_answers(port):
+    with slots_server(rota=("ok", "500", "ok")) as llm:
+        target = agent(port, "server.py", str(port), llm=llm.url)
+        outcomes = asyncio.run(ask(target, ["one", "two"]))
+    assert [each.answer for each in outcomes] == ["done", "done"]
+    assert [each.failure for each in outcomes] == [None, "workflow"]
+    assert outcomes[1].error == "1 of 2 LLM calls of the workflow failed (http)"
+    assert [call.failure for call in outcomes[1].llm_calls] == ["http", None]
 
 
 @pytest.mark.usefixtures("here")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,7 +22,8 @@ from tests.measurement.targets.scripted import (
     scripted,
 )
 from tonnage.errors import MissingExtraError
-from tonnage.measurement.load import LlmCall, Outcome, Prompt, TargetSpec
+from tonnage.measurement.load import LlmCall, Outcome, Prompt, Record, TargetSpec
+from tonnage.measurement.load.journal import record_line
 from tonnage.measurement.targets.events import (
     Event,
     calls_of,
@@ -107,6 +109,9 @@ def test_a_workflow_without_calls_has_a_runtime() -> None:
         (stream(b'intermediate_data: ["payload"]\n\n'), "malformed", "without an event"),
         (stream(START, step("LLM_START", "a", 11), value("I apologize"), END), "workflow",
          "1 of 1 LLM calls of the workflow failed"),
+        (stream(START, step("WORKFLOW_END", "w", math.inf), value("x")), "malformed", "possible"),
+        (stream(START, step("WORKFLOW_END", "w", 10**400), value("x")), "malformed", "possible"),
+        (stream(b"data: " + b"[" * 100_000 + b"\n\n"), "malformed", "not JSON"),
         ([reply({"detail": "overloaded"}, status="503 Busy")], "http", "overloaded"),
     ],
 )  # fmt: skip
@@ -158,6 +163,43 @@ def test_a_token_count_of_zero_is_not_known() -> None:
     usage = {"usage_info": {"token_usage": {"prompt_tokens": 0, "completion_tokens": 0}}}
     for each in (payload, payload | usage):
         assert (event_of(each).prompt_tokens, event_of(each).output_tokens) == (None, None)
+
+
+@pytest.mark.parametrize("said", [2**53, 10**400, -1, True, 2.0, "3", ["m"], {}])
+def test_a_count_or_name_that_cannot_be_one_is_not_known(said) -> None:
+    usage = {"usage_info": {"token_usage": {"prompt_tokens": said, "completion_tokens": said}}}
+    event = event_of({"event_type": "LLM_END", "UUID": "a", "event_timestamp": 1, **usage})
+    assert (event.prompt_tokens, event.output_tokens) == (None, None)
+    named = event_of({"event_type": "LLM_END", "UUID": "a", "event_timestamp": 1, "name": said})
+    assert named.name == (said if isinstance(said, str) else None)
+
+
+@given(st.tuples(*[st.integers() | st.floats() | st.just(10**400)] * 2))
+def test_whatever_times_events_state_what_is_taken_can_be_kept(times) -> None:
+    try:
+        events = [
+            event_of({"event_type": kind, "UUID": "a", "event_timestamp": unix_s})
+            for kind, unix_s in zip(("LLM_START", "LLM_END"), times, strict=True)
+        ]
+    except ValueError:
+        return
+    record = Record(
+        level="x",
+        phase="measured",
+        item="1",
+        scheduled_unix_s=0.0,
+        lateness_s=0.0,
+        e2e_s=1.0,
+        runtime_s=runtime_s_of(events),
+        llm_calls=calls_of(events),
+    )
+    assert json.loads(record_line(record))["llm_calls"][0]["id"] == "a"
+
+
+@pytest.mark.parametrize("unix_s", [math.nan, math.inf, -math.inf, 1e308, 10**400, -1, "1", None])
+def test_a_time_that_cannot_be_one_is_refused(unix_s) -> None:
+    with pytest.raises(ValueError, match="event_timestamp"):
+        event_of({"event_type": "LLM_END", "UUID": "a", "event_timestamp": unix_s})
 
 
 @pytest.mark.parametrize("payload", [None, [], {}, {"event_type": "X", "UUID": 1}])

@@ -94,6 +94,20 @@ def test_what_is_known_of_a_stream_of_a_whole_answer_and_of_half_a_stream():
     run(test())
 
 
+@pytest.mark.parametrize("tokens", [2**53, 10**400, -1, True, 2.0, "3", None])
+def test_a_count_that_cannot_be_one_is_not_known(tokens):
+    usage = {"prompt_tokens": 2**53 - 1, "completion_tokens": tokens}
+    said = {"choices": [{"message": {"content": "x"}}], "usage": usage}
+
+    async def test() -> None:
+        async with api(lambda *_: whole("200 OK", json.dumps(said).encode())) as (url, _):
+            outcome = await outcome_of(spec(url))
+        assert (outcome.failure, outcome.prompt_tokens) == (None, 2**53 - 1)
+        assert (outcome.output_tokens, outcome.tokens_from) == (None, None)
+
+    run(test())
+
+
 def test_without_usage_a_tokenizer_counts_if_there_is_one(tmp_path):
     tokenizers = pytest.importorskip("tokenizers")
     words = {"?": 0, "one": 1, "two": 2, "three": 3}

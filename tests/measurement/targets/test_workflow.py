@@ -120,6 +120,9 @@ def test_the_answer_is_found_at_its_path(path, answer) -> None:
         ([http(b'{"out"')[:-3], None], "truncated", "closed"),
         ([STREAM_HEAD + chunk(b'data: {"role": 1}\n\n') + STREAM_END], "rejected", "no event"),
         ([STREAM_HEAD + chunk(b"data: nonsense\n\n") + STREAM_END], "malformed", "not JSON"),
+        ([http(b"[" * 100_000)], "malformed", "not JSON"),
+        ([STREAM_HEAD + chunk(b"data: " + b"[" * 100_000 + b"\n\n") + STREAM_END], "malformed",
+         "not JSON"),
     ],
 )  # fmt: skip
 def test_failures_say_what_came_instead(steps, failure, says) -> None:
@@ -151,3 +154,40 @@ def test_pieces_of_an_event_stream_are_timed_and_other_events_are_not() -> None:
 def test_a_stream_without_a_path_is_its_data() -> None:
     outcome, _ = send([STREAM_HEAD, chunk(b"data: a\n\ndata: b\n\ndata: [DONE]\n\n"), STREAM_END])
     assert (outcome.answer, len(outcome.token_s)) == ("ab", 2)
+
+
+ONE = b'data: {"out": "x"}\n\n'
+ERROR = b"event: error\ndata: out of memory\n\n"
+
+
+@pytest.mark.parametrize("ending", [STREAM_END, b"", chunk(ONE) + STREAM_END])
+def test_an_error_in_mid_stream_is_told_however_the_stream_ends(ending) -> None:
+    outcome, _ = send([STREAM_HEAD + chunk(ONE + ERROR) + ending, None], answer_path="out")
+    assert (outcome.failure, outcome.error) == ("rejected", "out of memory")
+    assert outcome.answer.startswith("x")
+    assert outcome.token_s
+
+
+def test_an_error_event_that_says_nothing_is_an_error() -> None:
+    outcome, _ = send([STREAM_HEAD + chunk(ONE + b"event: error\ndata:\n\n") + STREAM_END])
+    assert outcome.failure == "rejected"
+    assert outcome.error
+
+
+@pytest.mark.parametrize("text", [":-) hello there", "id: 5 is your ticket", "data: none\n\n"])
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json"])
+def test_a_text_is_no_stream_whatever_it_begins_with(text, content_type) -> None:
+    outcome, _ = send([http(text.encode(), content_type=content_type)])
+    assert (outcome.failure, outcome.answer, outcome.token_s) == (None, text, [])
+
+
+@pytest.mark.parametrize(
+    "stated", ["", "Content-Type: text/event-stream", "content-type: Text/Event-Stream;charset=x"]
+)
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n\n\n\n\n\n\n", b"\xef\xbb\xbf\n\n"])
+def test_a_stream_is_told_by_its_type_or_without_one_by_its_beginning(stated, before) -> None:
+    head = "\r\n".join(["HTTP/1.1 200 OK", "Transfer-Encoding: chunked", *filter(None, [stated])])
+    body = before + ONE + ONE
+    pieces: list[Step] = [chunk(body[at : at + 1]) for at in range(len(body))]
+    outcome, _ = send([f"{head}\r\n\r\n".encode(), *pieces, STREAM_END], answer_path="out")
+    assert (outcome.failure, outcome.answer, len(outcome.token_s)) == (None, "xx", 2)

@@ -102,8 +102,8 @@ class Outcome:
 
     `sent_s` is when the request was handed to the network; `token_s` when each piece of the answer
     that is not empty arrived, the first being the first token. `runtime_s` is how long a workflow
-    says it took itself. `stale_retries` counts keep-alive connections that were found closed, each
-    replaced by a fresh one before the request went out again.
+    says it took itself. `stale_retries` counts keep-alive connections that were found closed as
+    soon as the request was sent, each replaced by a fresh one; `sent_s` is of the first.
     """
 
     sent_s: float

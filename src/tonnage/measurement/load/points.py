@@ -86,7 +86,9 @@ def point_of(
         fields |= spread.fields(metric)
     del seen.errors[""]
     late = f"{format_time(late_s)} at p{at}"
-    return replace(point := Point(**fields), notes=tuple(_notes(point, seen.errors, late)))
+    point = Point(**fields)
+    notes = (*_losses(point, seen.errors), *_doubts(point, late), *_smallness(point))
+    return replace(point, notes=notes)
 
 
 # ── gathering ───────────────────────────────────────────────────────────────────────────────────
@@ -289,8 +291,8 @@ def _is_extreme(percentile: int, requests: int) -> bool:
     return requests * (100 - percentile) < 100  # noqa: PLR2004 — %
 
 
-def _notes(point: Point, errors: Counter[str], late: str) -> Iterator[str]:
-    """What to know about the point before it is believed; `late` is how late the client was."""
+def _losses(point: Point, errors: Counter[str]) -> Iterator[str]:
+    """What did not come to its end, or not at once."""
     requests = point.requests or 0
     failed = point.failed - point.failures.get("stopped", 0)
     if point.stopped:
@@ -304,6 +306,12 @@ def _notes(point: Point, errors: Counter[str], late: str) -> Iterator[str]:
             yield f"failed with: {error}"
     elif not requests:
         yield "no request was measured"
+    if point.stale_retries:
+        yield f"{point.stale_retries} sent again, their kept connection being closed"
+
+
+def _doubts(point: Point, late: str) -> Iterator[str]:
+    """Why the level may not be what it claims to be; `late` is how late the client was."""
     if point.overloaded:
         yield "not stable at this rate: latency grows for as long as it lasts"
     elif point.stable is False:
@@ -318,10 +326,15 @@ def _notes(point: Point, errors: Counter[str], late: str) -> Iterator[str]:
             if point.concurrency == 1
             else "add --workers"
         )
-        yield (f"the client was late by {late}: {remedy} before trusting this level")
+        yield f"the client was late by {late}: {remedy} before trusting this level"
+
+
+def _smallness(point: Point) -> Iterator[str]:
+    """What too few requests do not say."""
+    requests = point.requests or 0
     if requests > 1 and point.duration_s == point.total_runtime_s:
         yield "sending took less time than an answer: rates are those of the level as a whole"
-    if 0 < requests + failed < (point.concurrency or 0):
+    if 0 < requests + point.failed < (point.concurrency or 0):
         yield "fewer requests than clients: never were all of them measured at once"
     few = [each for each in PERCENTILES if requests and _is_extreme(each, requests)]
     if requests == 1:

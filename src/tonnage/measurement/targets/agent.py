@@ -1,8 +1,9 @@
 """A server that is started for the measurement, its LLM behind a recorder -> a Target.
 
 The server is asked like any other. It makes its LLM calls on connections of its own, so a call is
-known to have been made but not for which request: each is kept with the request that ends next.
-Figures over the calls of a level are exact, those of a single request are not to be read.
+known to have been made but not for which request: each is kept with the request that ends next,
+and fails it if it failed, whatever the server answered. Figures over the calls of a level are
+exact, those of a single request are not to be read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from tonnage.errors import TonnageError, UsageError
 from tonnage.measurement.load import Outcome, Prompt, Target, TargetSpec, clock
 from tonnage.measurement.recorder import Recorder
+from tonnage.measurement.targets.events import describe_failed
 
 START_S = 120.0
 ENDING_S = 10.0
@@ -76,6 +78,8 @@ class AgentTarget:
         """Ask the server, and take along the calls that have ended since."""
         outcome = await self._target.send(prompt)
         outcome.llm_calls = self._recorder.take()
+        if outcome.failure is None and (failed := describe_failed(outcome.llm_calls)):
+            outcome.failure, outcome.error = "workflow", failed
         return outcome
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tonnage.measurement.load import LlmCall
 
+BOUND = 2**53  # of numbers somebody else states: below it a float holds every whole one
 # what is read of an event; anything else in it may be large (whole conversations)
 READ = {
     "event_type": True,
@@ -41,20 +42,32 @@ class Event:
 def event_of(payload: Any) -> Event:  # noqa: ANN401 — whatever JSON holds
     """An event from the fields of `READ`, as JSON has them; ValueError when it is not one."""
     match payload:
-        case {"event_type": str(kind), "UUID": str(id_), "event_timestamp": int() | float() as at}:
+        case {
+            "event_type": str(kind),
+            "UUID": str(id_),
+            "event_timestamp": int() | float() as at,
+        } if 0 <= at < BOUND:  # neither NaN nor infinite
+            name = payload.get("name")
             usage = _mapping(_mapping(payload, "usage_info"), "token_usage")
             return Event(
                 kind=kind,
                 id=id_,
                 unix_s=float(at),
-                name=payload.get("name") or None,
+                name=name if isinstance(name, str) and name else None,
                 has_text=bool(_mapping(payload, "data").get("chunk")),
                 # the toolkit's zero is "not known": no call has an empty prompt and answer
-                prompt_tokens=usage.get("prompt_tokens") or None,
-                output_tokens=usage.get("completion_tokens") or None,
+                prompt_tokens=whole_number(usage.get("prompt_tokens")) or None,
+                output_tokens=whole_number(usage.get("completion_tokens")) or None,
             )
         case _:
-            raise ValueError("an event without event_type, UUID or event_timestamp")
+            raise ValueError("an event without event_type, UUID or a possible event_timestamp")
+
+
+def whole_number(value: object) -> int | None:
+    """`value`, a count that somebody else states; None for what cannot be one."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < BOUND:
+        return value
+    return None
 
 
 def calls_of(events: Sequence[Event]) -> tuple[LlmCall, ...]:

@@ -4,14 +4,16 @@ An HTTP/1.1 client made for measuring: between the socket and the clock lie one 
 event loop and a parser in C. Connections are kept alive and used last in, first out, one for each
 request in flight and as many as there are requests.
 
-A kept connection that turns out to be closed before a single byte of the answer came says nothing
-about the server: the request goes out again, once, on a fresh connection. Nothing else is retried.
+A kept connection that turns out to be closed as soon as a request goes out says nothing about the
+server: the request goes out again, once, on a fresh connection. Nothing else is retried; a server
+that breaks off while it has a request has failed, on a kept connection as on a fresh one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import re
 import resource
 import socket
@@ -39,12 +41,14 @@ MAX_ERROR_CHARACTERS = 300
 SHORTEST_SECRET = 6  # characters; a shorter header value is no secret, and part of many words
 PORTS = {"http": 80, "https": 443}
 FINAL_STATUS = 200  # below are answers that announce another
+STALE_S = 0.1  # a closed connection is told at the next round trip; a busy event loop hears it late
 OURS = frozenset({"connection", "content-length", "transfer-encoding"})  # headers that frame
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 OnData = Callable[[bytes, float], None]
+OnType = Callable[[str], None]
 
 
 class MalformedError(Exception):
@@ -55,8 +59,8 @@ class MalformedError(Exception):
 class Exchange:
     """One request and how its answer went; times are of `clock`.
 
-    `sent_s` is when the request was ready to go: what a fresh connection costs comes after it. Of
-    a request that went out again it is the second time.
+    `sent_s` is when the request was ready to go, the first time if it went out again: what a fresh
+    connection and a stale one cost comes after it.
     """
 
     sent_s: float
@@ -102,6 +106,7 @@ class HttpClient:
         self._heads: dict[tuple[str, str, bool], bytes] = {}
         self._connections: set[_Connection] = set()
         self._idle: list[_Connection] = []
+        self._connecting_s = math.inf  # the fastest so far: one round trip at least
         _allow_files()
 
     @classmethod
@@ -115,25 +120,29 @@ class HttpClient:
         )
 
     async def exchange(
-        self, method: str, path: str, body: bytes | None, on_data: OnData
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        on_data: OnData,
+        on_type: OnType | None = None,
     ) -> Exchange:
         """Send a request and wait for the end of its answer.
 
         `path` is added to that of the base URL. `on_data` gets the pieces of the body of a 2xx
-        answer and when each arrived; it may raise MalformedError. Cancelled, the connection is
-        closed.
+        answer and when each arrived; it may raise MalformedError. `on_type` gets its Content-Type
+        before that, if it has one. Cancelled, the connection is closed.
         """
         request = self._request(method, path, body)
         started_s = clock()
         exchange = Exchange(started_s, started_s)
         if connection := self._take_idle():
-            await self._converse(connection, request, exchange, on_data)
-            if exchange.failure != "truncated" or connection.heard:
+            await self._converse(connection, request, exchange, on_data, on_type)
+            if exchange.failure != "truncated" or not self._was_stale(connection, exchange):
                 return exchange
-            started_s = clock()
-            exchange = Exchange(started_s, started_s, stale_retries=1)
+            exchange = Exchange(started_s, exchange.end_s, stale_retries=1)
         if fresh := await self._connect(exchange):
-            await self._converse(fresh, request, exchange, on_data)
+            await self._converse(fresh, request, exchange, on_data, on_type)
         return exchange
 
     async def close(self) -> None:
@@ -154,10 +163,15 @@ class HttpClient:
         return text[:MAX_ERROR_CHARACTERS]
 
     async def _converse(
-        self, connection: _Connection, request: bytes, exchange: Exchange, on_data: OnData
+        self,
+        connection: _Connection,
+        request: bytes,
+        exchange: Exchange,
+        on_data: OnData,
+        on_type: OnType | None,
     ) -> None:
         try:
-            await connection.ask(request, exchange, on_data)
+            await connection.ask(request, exchange, on_data, on_type)
         except BaseException:  # cancelled above all: the answer is on its way and nobody reads it
             connection.drop()
             raise
@@ -170,6 +184,14 @@ class HttpClient:
             if connection.reusable:
                 return connection
         return None
+
+    def _was_stale(self, connection: _Connection, exchange: Exchange) -> bool:
+        """Whether a kept connection was lost before the server can have had the request for long.
+
+        The time of two connects leaves room for a round trip that takes longer than most.
+        """
+        lost_after_s = exchange.end_s - exchange.sent_s
+        return not connection.heard and lost_after_s <= STALE_S + 2 * self._connecting_s
 
     async def _connect(self, exchange: Exchange) -> _Connection | None:
         """A fresh connection, or None and why in `exchange`."""
@@ -195,6 +217,7 @@ class HttpClient:
             ) from None
         errors: list[OSError] = []
         for address in dict.fromkeys(str(each[4][0]) for each in found):
+            began_s = clock()
             try:
                 _, connection = await loop.create_connection(
                     lambda: _Connection(self, self._connections),
@@ -206,6 +229,7 @@ class HttpClient:
             except OSError as error:
                 errors.append(error)
             else:
+                self._connecting_s = min(self._connecting_s, clock() - began_s)
                 return connection
         raise _no_connection(errors, self._host, self._port)
 
@@ -255,18 +279,20 @@ class _Connection(asyncio.Protocol):
         self.closed: asyncio.Future[None] = self._loop.create_future()
         self._among.add(self)
 
-    def ask(self, request: bytes, exchange: Exchange, on_data: OnData) -> asyncio.Future[None]:
+    def ask(
+        self, request: bytes, exchange: Exchange, on_data: OnData, on_type: OnType | None = None
+    ) -> asyncio.Future[None]:
         """Send a request; done when `exchange` says how it ended."""
         self._exchange = exchange
         self._on_data = on_data
+        self._on_type = on_type
         self._deadline_s = exchange.sent_s + self._client.timeout_s
         self.reusable = self.heard = False
-        self._until_close = True
         self._status = 0  # of a final answer, once its headers are complete
         self._head_bytes = 0
         self._good = False
         self._body_began = False
-        self._encoding = self._location = self._error_body = b""
+        self._error_body = b""
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._transport.write(request)
         if self._timer is None:
@@ -340,9 +366,11 @@ class _Connection(asyncio.Protocol):
     # ── what the parser calls, within data_received ────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
-        """The first byte of an answer."""
+        """The first byte of an answer; headers of one before it, such as a 103, are not its own."""
         if self._exchange is None:  # nothing was asked, or the answer to it has ended
             self.drop()
+        self._until_close = True
+        self._encoding = self._location = self._type = b""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, or a trailer."""
@@ -358,6 +386,8 @@ class _Connection(asyncio.Protocol):
         elif name == b"content-encoding":
             if value.lower() != b"identity":
                 self._encoding = value
+        elif name == b"content-type":
+            self._type = value
         elif name == b"location":
             self._location = value
 
@@ -370,6 +400,8 @@ class _Connection(asyncio.Protocol):
         self._good = status // 100 == 2  # noqa: PLR2004 — 2xx
         if self._good and self._encoding:
             raise MalformedError(f"encoded as {self._encoding.decode('latin-1')}, unasked")
+        if self._good and self._type and self._on_type:
+            self._on_type(self._type.decode("latin-1"))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body, as large as the network made it."""

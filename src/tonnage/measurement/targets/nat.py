@@ -137,5 +137,5 @@ class _Answer:
 def _parse(text: str | bytes) -> Any:  # noqa: ANN401 — as above
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise MalformedError("a line that is not JSON") from None

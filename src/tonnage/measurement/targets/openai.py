@@ -16,6 +16,7 @@ from typing import Any
 
 from tonnage.errors import TonnageError, UsageError
 from tonnage.measurement.load import Outcome, Prompt, TargetSpec
+from tonnage.measurement.targets.events import whole_number
 from tonnage.measurement.targets.http import Exchange, HttpClient, MalformedError
 from tonnage.measurement.targets.sse import Event, EventStream
 from tonnage.tokenizer import load_tokenizer
@@ -118,8 +119,8 @@ class OpenAiTarget:
 
     def _count(self, outcome: Outcome, answer: _Answer) -> None:
         """How many tokens went in and came out, as far as anybody knows."""
-        outcome.prompt_tokens = _whole_number(answer.usage.get("prompt_tokens"))
-        outcome.output_tokens = _whole_number(answer.usage.get("completion_tokens"))
+        outcome.prompt_tokens = whole_number(answer.usage.get("prompt_tokens"))
+        outcome.output_tokens = whole_number(answer.usage.get("completion_tokens"))
         if outcome.output_tokens is not None:
             outcome.tokens_from = "usage"
         elif not answer.streamed and outcome.failure is not None:
@@ -296,7 +297,3 @@ def _told(error: str) -> str:
         return error
     about = inner.get("param")
     return f"{message} ({about})" if about and str(about) not in message else message
-
-
-def _whole_number(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -4,7 +4,7 @@ The template is a JSON text whose strings may hold `$prompt`, `$item` and `$fiel
 from the row of the dataset; `$$` is a dollar sign. They are put in after parsing, so that no prompt
 can break the JSON; a string that is nothing but a field keeps that field's type.
 The path is dotted, with indexes: `choices.0.message.content`. Of an event stream it is read in
-every event, and pieces are timed.
+every event, and pieces are timed. What is one its Content-Type tells, without one its beginning.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from urllib.parse import urlsplit
 from tonnage.errors import InputError, TonnageError, UsageError
 from tonnage.measurement.load import Outcome, Prompt, TargetSpec
 from tonnage.measurement.targets.http import PORTS, HttpClient, MalformedError
-from tonnage.measurement.targets.sse import EventStream
+from tonnage.measurement.targets.sse import BYTE_ORDER_MARK, EventStream
 from tonnage.spelling import nearest
 
 DEFAULT_TEMPLATE = '{"input_message": "$prompt"}'
 PLACEHOLDER = re.compile(r"\$(?:(?P<dollar>\$)|field\.(?P<field>\w+)|(?P<name>[A-Za-z_]\w*))")
+EVENT_STREAM = "text/event-stream"
 SHOWN_KEYS = 8  # of a body without an answer
 EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")  # what an event stream begins with
 MOST_NEEDED_BYTES = max(map(len, EVENT_FIELDS))  # to tell one
@@ -54,7 +55,7 @@ class JsonTarget:
         """Ask once, and find the answer in what comes."""
         answer = _Answer(self._path)
         body = json.dumps(self._fill(prompt)).encode()
-        exchange = await self._client.exchange("POST", "", body, answer.read)
+        exchange = await self._client.exchange("POST", "", body, answer.read, answer.tell)
         outcome = exchange.outcome()
         answer.conclude(outcome)
         outcome.error = self._client.shown(outcome.error)
@@ -72,9 +73,14 @@ class _Answer:
         self._path = path
         self._whole = bytearray()
         self._events = EventStream()
-        self._streams: bool | None = None  # not known before the beginning has come
+        self._streams: bool | None = None  # not known yet
+        self._refusal = ""
         self._pieces: list[str] = []
         self._token_s: list[float] = []
+
+    def tell(self, content_type: str) -> None:
+        """What it says it is, which comes before any of it."""
+        self._streams = content_type.partition(";")[0].strip().lower() == EVENT_STREAM
 
     def read(self, data: bytes, at_s: float) -> None:
         """Part of the body."""
@@ -82,15 +88,22 @@ class _Answer:
             self._read_events(data, at_s)
             return
         self._whole += data
-        if self._streams is None and len(self._whole) >= MOST_NEEDED_BYTES:
-            self._streams = self._whole.lstrip().startswith(EVENT_FIELDS)
-            if self._streams:
-                self._read_events(bytes(self._whole), at_s)
+        if self._streams is None:
+            beginning = self._whole.removeprefix(BYTE_ORDER_MARK).lstrip()
+            if len(beginning) >= MOST_NEEDED_BYTES:
+                self._streams = beginning.startswith(EVENT_FIELDS)
+                if self._streams:
+                    self._read_events(bytes(self._whole), at_s)
 
     def conclude(self, outcome: Outcome) -> None:
-        """Put what came into `outcome`, which may turn out to hold no answer."""
+        """Put what came into `outcome`, which may turn out to hold no answer.
+
+        An error the server told goes before a broken end.
+        """
         outcome.answer = "".join(self._pieces)
         outcome.token_s = self._token_s
+        if self._refusal:
+            outcome.failure, outcome.error = "rejected", self._refusal
         if outcome.failure is not None:
             return
         if self._streams:
@@ -102,20 +115,23 @@ class _Answer:
         else:
             try:
                 outcome.answer = _text(_at(self._path, json.loads(self._whole)))
-            except ValueError:
+            except (ValueError, RecursionError):
                 outcome.failure, outcome.error = "malformed", "the body is not JSON"
             except LookupError as error:
                 outcome.failure, outcome.error = "rejected", str(error.args[0])
 
     def _read_events(self, data: bytes, at_s: float) -> None:
         for event in self._events.feed(data):
+            if event.kind == "error":
+                self._refusal = event.data or "an error event that says no more"
+                continue
             if event.data == "[DONE]":
                 continue
             piece = event.data
             if self._path:
                 try:
                     piece = _text(_at(self._path, json.loads(piece)))
-                except ValueError:
+                except (ValueError, RecursionError):
                     raise MalformedError("an event that is not JSON") from None
                 except LookupError:  # an event about something else: a role, a count of tokens
                     continue
