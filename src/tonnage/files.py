@@ -46,6 +46,8 @@ def sha256_of(path: Path) -> str:
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError("does not exist.", file=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}.", file=str(path)) from None
 

@@ -154,7 +154,11 @@ def test_the_picture_is_drawn(runs, tmp_path):
         (("--ttft-p95", "0.1 s"), errors.EXIT_INFEASIBLE, "no sound level keeps TTFT p95"),
         (("--ttft-p99", "1 s"), errors.EXIT_BAD_INPUT, "TTFT p99 is promised, and was not"),
         (("--gpu", "H200-SXM"), errors.EXIT_BAD_INPUT, "was measured on H100 SXM, not on H200"),
-        (("--gpus", "4"), errors.EXIT_USAGE, "the one run that does not say, and 0 do not"),
+        (
+            ("--gpus", "4"),
+            errors.EXIT_USAGE,
+            "the one run that does not say how many; 0 of 2 do not",
+        ),
         (("--explain", "gpus"), errors.EXIT_USAGE, "--explain"),
         (("--plot", "curve.gif"), errors.EXIT_USAGE, ".png, .svg or .pdf"),
     ],

@@ -177,7 +177,8 @@ def _sized_from(
         if gpus is not None:
             if len(silent) != 1:
                 raise UsageError(
-                    f"--gpus is of the one run that does not say, and {len(silent)} do not:",
+                    f"--gpus is for the one run that does not say how many; {len(silent)} of"
+                    f" {len(runs)} do not:",
                     hint="tonnage import … --gpus N -o RUN tells it of each.",
                 )
             runs[silent[0]] = replace(runs[silent[0]], gpus=gpus)

@@ -252,6 +252,28 @@ def test_lengths_that_nobody_asked_for_are_told(tmp_path, tokens, told):
     assert [said in point.notes for point in run.points] == [told] * 3
 
 
+class CannotOpen(LawDriver):
+    """A target that is not there."""
+
+    async def open(self):
+        raise InputError("does not exist.", file="agent.py")
+
+
+def test_a_measurement_that_cannot_begin_leaves_no_folder(tmp_path):
+    async def measuring(folder):
+        driver = CannotOpen(LawTarget())
+        return await measure_levels(CAMPAIGN, driver, folder, Seen(), driver.stop)
+
+    with pytest.raises(InputError, match=r"agent\.py"):
+        asyncio.run(measuring(tmp_path / "new"))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "note").touch()
+    with pytest.raises(InputError, match=r"agent\.py"):
+        asyncio.run(measuring(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "note").exists()
+
+
 class NeverOpen(LawDriver):
     """Waits for a server that does not come."""
 

@@ -195,6 +195,7 @@ class _RunFolder:
         self._force = force
         self._body = _body_of(campaign)
         self._campaign = campaign
+        self._made = not folder.exists()
         self._refuse_another_kind()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -213,8 +214,17 @@ class _RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._journal.close()
+        if kind is not None and self._made and not self._attempts:
+            self._unmake()
+
+    def _unmake(self) -> None:
+        """Leave no folder of a measurement that could not begin."""
+        for name in (CAMPAIGN_FILE, RUN_FILE, RECORDS_FILE):
+            (self._folder / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else has come into it
+            self._folder.rmdir()
 
     def has(self, level: Level) -> bool:
         """Whether there is a point of `level` that came to its end."""
