@@ -174,18 +174,30 @@ def test_an_error_event_that_says_nothing_is_an_error() -> None:
     assert outcome.error
 
 
-@pytest.mark.parametrize("text", [":-) hello there", "id: 5 is your ticket", "data: none\n\n"])
+@pytest.mark.parametrize("text", [":-) hello there", "id: 5 is your ticket", "retry: later"])
 @pytest.mark.parametrize("content_type", ["text/plain", "application/json"])
-def test_a_text_is_no_stream_whatever_it_begins_with(text, content_type) -> None:
+def test_a_text_that_says_so_is_no_stream_though_it_begins_like_one(text, content_type) -> None:
     outcome, _ = send([http(text.encode(), content_type=content_type)])
     assert (outcome.failure, outcome.answer, outcome.token_s) == (None, text, [])
 
 
+def test_what_says_it_is_a_stream_and_is_a_document_is_read_as_one() -> None:
+    body = b'{"out": "x"}'
+    outcome, _ = send([http(body, content_type="text/event-stream")], answer_path="out")
+    assert (outcome.failure, outcome.answer, outcome.token_s) == (None, "x", [])
+
+
 @pytest.mark.parametrize(
-    "stated", ["", "Content-Type: text/event-stream", "content-type: Text/Event-Stream;charset=x"]
+    "stated",
+    [
+        "",
+        "Content-Type: text/event-stream",
+        "content-type: Text/Event-Stream;charset=x",
+        "Content-Type: text/html",  # as servers say that were not told otherwise
+    ],
 )
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"\n\n\n\n\n\n\n\n", b"\xef\xbb\xbf\n\n"])
-def test_a_stream_is_told_by_its_type_or_without_one_by_its_beginning(stated, before) -> None:
+def test_a_stream_is_told_by_its_beginning_whatever_it_says_it_is(stated, before) -> None:
     head = "\r\n".join(["HTTP/1.1 200 OK", "Transfer-Encoding: chunked", *filter(None, [stated])])
     body = before + ONE + ONE
     pieces: list[Step] = [chunk(body[at : at + 1]) for at in range(len(body))]

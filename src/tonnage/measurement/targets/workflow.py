@@ -4,7 +4,8 @@ The template is a JSON text whose strings may hold `$prompt`, `$item` and `$fiel
 from the row of the dataset; `$$` is a dollar sign. They are put in after parsing, so that no prompt
 can break the JSON; a string that is nothing but a field keeps that field's type.
 The path is dotted, with indexes: `choices.0.message.content`. Of an event stream it is read in
-every event, and pieces are timed. What is one its Content-Type tells, without one its beginning.
+every event, and pieces are timed. What is one its beginning tells, as servers send streams under
+any Content-Type, and anything under a stream's; but only one that says so begins with a comment.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ PLACEHOLDER = re.compile(r"\$(?:(?P<dollar>\$)|field\.(?P<field>\w+)|(?P<name>[A
 EVENT_STREAM = "text/event-stream"
 SHOWN_KEYS = 8  # of a body without an answer
 EVENT_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")  # what an event stream begins with
+PLAIN_EVENT_FIELDS = (b"data:", b"event:")  # what a text that is none does not begin with
 MOST_NEEDED_BYTES = max(map(len, EVENT_FIELDS))  # to tell one
 
 Fill = Callable[[Prompt], Any]
@@ -73,14 +75,16 @@ class _Answer:
         self._path = path
         self._whole = bytearray()
         self._events = EventStream()
-        self._streams: bool | None = None  # not known yet
+        self._fields: tuple[bytes, ...] = EVENT_FIELDS
+        self._streams: bool | None = None  # not known before the beginning has come
         self._refusal = ""
         self._pieces: list[str] = []
         self._token_s: list[float] = []
 
     def tell(self, content_type: str) -> None:
         """What it says it is, which comes before any of it."""
-        self._streams = content_type.partition(";")[0].strip().lower() == EVENT_STREAM
+        if content_type.partition(";")[0].strip().lower() != EVENT_STREAM:
+            self._fields = PLAIN_EVENT_FIELDS
 
     def read(self, data: bytes, at_s: float) -> None:
         """Part of the body."""
@@ -91,7 +95,7 @@ class _Answer:
         if self._streams is None:
             beginning = self._whole.removeprefix(BYTE_ORDER_MARK).lstrip()
             if len(beginning) >= MOST_NEEDED_BYTES:
-                self._streams = beginning.startswith(EVENT_FIELDS)
+                self._streams = beginning.startswith(self._fields)
                 if self._streams:
                     self._read_events(bytes(self._whole), at_s)
 
