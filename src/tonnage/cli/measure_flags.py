@@ -61,10 +61,11 @@ FLAGS: tuple[Flag, ...] = (
     _flag("--search", LOAD, "WHAT",
           "Find the highest rate or concurrency that keeps the promises below, starting at the"
           " first of --rate or --concurrency."),
-    _flag("--duration", LOAD, "TIME", 'Each level sends for so long: "30 s" (default).'),
-    _flag("--requests", LOAD, "COUNT", "Each level sends so many; without --duration, only these."),
+    _flag("--duration", LOAD, "TIME", 'Each level measures for so long: "30 s" (default).'),
+    _flag("--requests", LOAD, "COUNT",
+          "Each level measures so many; without --duration, only these."),
     _flag("--warmup", LOAD, "TIME|COUNT",
-          "Before each level, in no figure: a time or a number of requests (default: one request a"
+          "Before each level, in no latency: a time or a number of requests (default: one request a"
           " client, or 5 s)."),
     _flag("--ramp", LOAD, "TIME", "Clients start, or the rate rises, over this part of it."),
     _flag("--seed", LOAD, "N", "Arrivals and prompts are the same for the same seed (0)."),
