@@ -164,7 +164,7 @@ def _stated_peak(workload: WorkloadSection, peak: float, ledger: Ledger) -> Open
     if mean is None:
         ledger.assume(
             ("workload", "request_rate"),
-            f"{format_number(peak)} requests/s",
+            f"{format_number(peak)} requests/s on average, as at peak",
             note="the mean is not stated and is taken as the peak",
         )
     else:
