@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 PERCENTILES = (50, 90, 95, 99)
+_WORDS = {"llm": "LLM", "ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,3 +54,8 @@ def percentile(ordered: Sequence[float], which: float) -> float | None:
     below = math.floor(rank)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
+
+
+def metric_words(metric: str) -> str:
+    """A statistic for people: "llm_latency_p95_s" -> "LLM latency p95"."""
+    return " ".join(_WORDS.get(word, word) for word in metric.removesuffix("_s").split("_"))

@@ -22,6 +22,7 @@ from tonnage.measurement.fits import (
     intercept_range,
     slope_range,
 )
+from tonnage.measurement.statistics import metric_words
 from tonnage.measurement.sweep import FittedMetric, Sweep
 from tonnage.report import (
     Block,
@@ -53,7 +54,6 @@ POINT_KEYS = (
     "interrupted",
 )
 MISSED_ALONE = "by this fit one request alone already misses the target"
-_WORDS = {"llm": "LLM", "ttft": "TTFT", "tpot": "TPOT", "e2e": "E2E"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,11 +398,6 @@ def _warnings(fitted: FittedMetric, question: FitQuestion) -> Iterable[Notice]:
 
 
 # ── words ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def metric_words(metric: str) -> str:
-    """The metric for people: "llm_latency_p95_s" -> "LLM latency p95"."""
-    return " ".join(_WORDS.get(word, word) for word in metric.removesuffix("_s").split("_"))
 
 
 def _kind(fit: Fit | NoFit) -> str:

@@ -9,8 +9,9 @@ from operator import attrgetter
 
 from tonnage import units
 from tonnage.measurement import Point, Run
-from tonnage.measurement.load.search import Found, metric_words
+from tonnage.measurement.load.search import Found
 from tonnage.measurement.run import FORMAT
+from tonnage.measurement.statistics import metric_words
 from tonnage.report import Block, Cell, Column, Commands, Headline, Prose, Report, Section, Table
 from tonnage.report.figures import UNKNOWN
 

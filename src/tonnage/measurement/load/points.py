@@ -19,7 +19,7 @@ import numpy as np
 
 from tonnage.measurement import Point
 from tonnage.measurement.load import Level, Record
-from tonnage.measurement.statistics import PERCENTILES, Spread, mean, percentile
+from tonnage.measurement.statistics import PERCENTILES, Spread, mean
 from tonnage.units import format_fraction, format_time
 
 BATCHES = 10  # batch means of a steady state are nearly independent (Law, Simulation, section 9.5)
@@ -54,8 +54,9 @@ def point_of(
     }
     workflow = workflow or seen.is_workflow
     failed = seen.failures.total()
+    lateness = _spread(seen.lateness_s)
     at = _highest_percentile(len(seen.lateness_s))
-    late_s = percentile(sorted(seen.lateness_s), at)
+    late_s: float | None = getattr(lateness, f"p{at}_s")
     cv = _batch_means_cv(seen)
     fields: dict[str, Any] = {
         "level": level.name,
@@ -75,7 +76,7 @@ def point_of(
         "ttft_samples": len(seen.ttft_s),
         "tpot_samples": len(seen.tpot_s),
         "itl_samples": len(seen.itl_s),
-        "lateness_p99_s": _spread(seen.lateness_s).p99_s,
+        "lateness_p99_s": lateness.p99_s,
         "e2e_batch_means_cv": cv,
         "stable": None if cv is None else cv <= STABLE_CV,
         "client_bound": None if late_s is None else late_s > _tolerated_s(spreads),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tonnage.measurement import Point
+from tonnage.measurement.statistics import metric_words
 from tonnage.units import format_number, format_time
 
 Verdict = Literal["kept", "broken", "unclear"]
@@ -181,9 +182,3 @@ def judge(load: float, point: Point, limits: Mapping[str, float]) -> Probe:
     if near is not None:
         return Probe(load=load, verdict="unclear", reason=f"{near}: too near for its noise")
     return Probe(load=load, verdict="kept")
-
-
-def metric_words(metric: str) -> str:
-    """`ttft_p95_s` as "TTFT p95"."""
-    what, _, statistic = metric.removesuffix("_s").rpartition("_")
-    return f"{what.upper()} {statistic}"
