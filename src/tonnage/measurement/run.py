@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,23 @@ def load_run(path: Path) -> Run:
             "notes": tuple(body.get("notes", ())),
         }
     )
+
+
+def first_difference(
+    runs: Sequence[Run], nouns: Sequence[str]
+) -> tuple[int, str, object, object] | None:
+    """Where runs are not of one system: whose, which noun, what it is there and what it was before.
+
+    What a run does not state differs from nothing.
+    """
+    for noun in nouns:
+        known: object = None
+        for index, run in enumerate(runs):
+            found = getattr(run, noun)
+            if found is not None and known not in {None, found}:
+                return index, noun, found, known
+            known = known if found is None else found
+    return None
 
 
 def _known(noun: type, body: dict[str, Any], file: Path) -> dict[str, Any]:

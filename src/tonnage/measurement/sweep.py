@@ -25,6 +25,7 @@ from tonnage.measurement.fits import (
     fit_line,
     fit_usl,
 )
+from tonnage.measurement.run import first_difference
 
 Kind = Literal["line", "usl", "best"]
 
@@ -37,6 +38,7 @@ METRICS = (
         for statistic in ("mean", "p50", "p90", "p95", "p99")
     ),
 )
+
 SIZING_METRICS = METRICS[:2]  # what sizing asks about, where a run has it
 WHOLE_ANSWER = "e2e_p95_s"  # the nearest to it, where a run has neither
 
@@ -109,20 +111,13 @@ def fit_metric(
 
 def join_runs(runs: Sequence[Run], *, files: Sequence[str]) -> Sweep:
     """The levels of every run. Raises InputError where two runs differ in model or GPUs."""
-    known: dict[str, str | int | None] = {}
-    for noun in ("model", "gpu", "gpus"):
-        known[noun] = None
-        for run, file in zip(runs, files, strict=True):
-            found = getattr(run, noun)
-            if found is None:
-                continue
-            if known[noun] not in {None, found}:
-                raise InputError(
-                    f"is of another system: {noun} is {found}, not {known[noun]}.",
-                    hint="Fit each system alone.",
-                    file=file,
-                )
-            known[noun] = found
+    if differs := first_difference(runs, ("model", "gpu", "gpus")):
+        index, noun, found, before = differs
+        raise InputError(
+            f"is of another system: {noun} is {found}, not {before}.",
+            hint="Fit each system alone.",
+            file=files[index],
+        )
     points = [point for run in runs for point in run.points]
     return Sweep(
         names=tuple(run.name for run in runs),

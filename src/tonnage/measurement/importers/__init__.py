@@ -27,7 +27,7 @@ from tonnage.measurement.importers.reading import (
     read_lines,
     refuse_huge,
 )
-from tonnage.measurement.run import RUN_FILE
+from tonnage.measurement.run import RUN_FILE, first_difference
 
 _SHOWN_KEYS = 8
 _DEPTH = 3  # of folders in folders: trials of a sweep of levels
@@ -172,16 +172,13 @@ def _combine(parts: Sequence[_Part]) -> Run:
     """One Run of the points of all, in the order of their load."""
     runs = [part.run for part in parts]
     first = runs[0]
-    known: dict[str, object] = {}
-    for part in parts:
-        for noun in ("tool", "model", "gpu", "gpus"):
-            found = getattr(part.run, noun)
-            if found is not None and known.setdefault(noun, found) != found:
-                raise InputError(
-                    f"is of another system: {noun} is {found}, of the files before {known[noun]}.",
-                    hint="Import each system by itself.",
-                    file=str(part.path),
-                )
+    if differs := first_difference(runs, ("tool", "model", "gpu", "gpus")):
+        index, noun, found, before = differs
+        raise InputError(
+            f"is of another system: {noun} is {found}, of the files before {before}.",
+            hint="Import each system by itself.",
+            file=str(parts[index].path),
+        )
     points = tuple(sorted(chain.from_iterable(run.points for run in runs), key=attrgetter("load")))
     return replace(
         first,
