@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tonnage.errors import InputError
-from tonnage.traffic import Arrivals
-from tonnage.traffic.arrivals import arrival_times_s
+from tonnage.traffic import Arrivals, RateProfile
+from tonnage.traffic.arrivals import arrival_times_s, draw_arrivals_s
 
 ARRIVALS = 40_000
 STANDARD_ERRORS = 5  # beyond five, one run in two million fails by chance; the seeds are fixed
@@ -104,3 +104,66 @@ def test_a_rate_that_none_has_is_refused(rate_per_s):
 def test_a_variation_that_none_has_is_refused(cv):
     with pytest.raises(InputError, match="cv"):
         arrival_times_s(Arrivals(kind="gamma", rate_per_s=1.0, cv=cv), seed=0)
+
+
+# ── so many at once, and by the time of day ──
+
+
+@given(processes, st.integers(0, 2**64), st.integers(0, 3000))
+def test_so_many_times_are_the_first_of_the_endless_ones(arrivals, seed, count):
+    endless = list(islice(arrival_times_s(arrivals, seed=seed), count))
+    assert draw_arrivals_s(arrivals, count, seed=seed).tolist() == endless
+
+
+def hourly(*factors: float) -> RateProfile:
+    return RateProfile(
+        offset_s=tuple(3600.0 * hour for hour in range(len(factors))),
+        factor=factors,
+        period_s=3600.0 * len(factors),
+    )
+
+
+profiles = (
+    st.lists(st.floats(0, 1e3), min_size=1, max_size=24)
+    .filter(any)
+    .map(lambda factors: hourly(*factors))
+)
+
+
+@given(processes, profiles, st.integers(0, 2**32), st.integers(1, 2000))
+def test_a_time_of_day_keeps_times_in_order_and_every_period_full(arrivals, profile, seed, count):
+    steady_s = draw_arrivals_s(arrivals, count, seed=seed)
+    times_s = draw_arrivals_s(arrivals, count, seed=seed, profile=profile)
+    assert np.isfinite(times_s).all()
+    assert (np.diff(times_s, prepend=0.0) >= 0).all()
+    # as much of the load has gone by at the end of each period as without a profile
+    inside = np.abs(steady_s % profile.period_s / profile.period_s - 0.5) < 0.4999
+    periods = (times_s // profile.period_s)[inside]
+    assert periods.tolist() == (steady_s // profile.period_s)[inside].tolist()
+
+
+@given(processes, st.floats(1e-3, 1e3), st.integers(0, 2**32))
+def test_an_even_profile_changes_nothing_whatever_its_unit(arrivals, factor, seed):
+    even = draw_arrivals_s(arrivals, 500, seed=seed, profile=hourly(factor, factor, factor))
+    assert even == pytest.approx(draw_arrivals_s(arrivals, 500, seed=seed), rel=1e-9)
+
+
+@pytest.mark.parametrize("cv", [0.5, 1.0, 3.0])
+def test_a_piece_has_its_share_of_the_load_and_the_variation_of_the_process(cv):
+    factors = (0.5, 2.0, 0.0, 1.5)
+    rate_per_s = 5.0
+    arrivals = Arrivals(kind="gamma", rate_per_s=rate_per_s, cv=cv)
+    times_s = draw_arrivals_s(arrivals, 400_000, seed=3, profile=hourly(*factors))
+    piece = (times_s // 3600).astype(int)
+    whole_days = piece < piece[-1] // 4 * 4
+    days = piece[-1] // 4
+    for number, factor in enumerate(factors):
+        mine = times_s[whole_days & (piece % 4 == number)]
+        expected = rate_per_s * factor * 3600 * days
+        # the count of a renewal process has a variance of cv^2 times its mean, for long times
+        assert len(mine) == pytest.approx(expected, abs=5 * cv * math.sqrt(expected) + 5)
+        if factor:
+            gaps_s = np.diff(mine)
+            gaps_s = gaps_s[gaps_s < 3600]  # those within a piece
+            assert gaps_s.mean() * rate_per_s * factor == pytest.approx(1, rel=0.05)
+            assert gaps_s.std() / gaps_s.mean() == pytest.approx(cv, rel=0.05)

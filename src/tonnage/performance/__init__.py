@@ -50,15 +50,41 @@ class MemoryBudget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvPool:
+    """What one replica may fill with KV cache, counted in units of one size.
+
+    A sequence of `c` cached tokens holds `b = ceil(c / block_tokens)` blocks and takes
+    `b * block_units + min(b, window_blocks) * window_block_units + sequence_units`: layers that see
+    everything, windowed layers, and the constant state of linear attention. A model without the
+    latter two counts in blocks (`block_units` 1). `units` is the pool when empty, without the block
+    that vLLM keeps back.
+    """
+
+    units: int
+    block_tokens: int
+    block_units: int = 1
+    window_block_units: int = 0
+    window_blocks: int = 0
+    sequence_units: int = 0
+
+    def units_of(self, context_tokens: int) -> int:
+        """Units that one sequence with so many tokens cached takes."""
+        blocks = -(-context_tokens // self.block_tokens)
+        windowed = min(blocks, self.window_blocks) * self.window_block_units
+        return blocks * self.block_units + windowed + self.sequence_units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepTable:
     """Time of one engine step, tabulated so that anything can read it without calling back.
 
     `token_s[i]` is everything paid per forward pass over `tokens[i]` tokens (matrices, experts,
     collectives, small kernels, host overhead); `sequence_s[i]` what `tokens[i]` sequences that
     emit a token pay (LM head, sampling, state). Between grid points both are linear. On top:
-    `kv_token_s` and `windowed_kv_token_s` per resident token that decoding reads, in full and in
-    windowed layers, and `chunk_context_s`, `windowed_chunk_context_s` per prefill token and token
-    of context it attends to. `window_tokens` is the window, None when there is none.
+    `decoding_s` per decoding sequence, `kv_token_s` and `windowed_kv_token_s` per resident token
+    that decoding reads, in full and in windowed layers, and `chunk_context_s`,
+    `windowed_chunk_context_s` per prefill token and token of context it attends to. `window_tokens`
+    is the window, None when there is none.
     `stages` is the pipeline depth: a step splits its work over that many passes in flight.
     Times in seconds. Linear in KV tokens by construction; wrong where cache reads overlap matrices.
     """
@@ -75,6 +101,7 @@ class StepTable:
     max_batched_tokens: int
     request_overhead_s: float
     evidence: Evidence
+    decoding_s: float = 0.0
 
     def step_s(
         self,
@@ -104,7 +131,8 @@ class StepTable:
             else np.minimum(prefill_context_tokens, self.window_tokens)
         )
         attention = (
-            kv_tokens * self.kv_token_s
+            sequences * self.decoding_s
+            + kv_tokens * self.kv_token_s
             + windowed_kv_tokens * self.windowed_kv_token_s
             + prefill_tokens
             * (

@@ -87,8 +87,9 @@ def _from_step_model(deployment: Deployment, step_model: StepModel) -> StepTable
     return StepTable(
         tokens=GRID,
         token_s=step_model.base_s + GRID * step_model.per_prefill_token_s,
+        sequence_s=GRID * step_model.per_sequence_s,
         # decoding sequences pass through token_s too: take their share off again
-        sequence_s=GRID * (step_model.per_sequence_s - step_model.per_prefill_token_s),
+        decoding_s=-step_model.per_prefill_token_s,
         kv_token_s=step_model.per_kv_token_s,
         windowed_kv_token_s=0.0,
         chunk_context_s=0.0,

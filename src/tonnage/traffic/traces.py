@@ -1,220 +1,144 @@
-"""A recording of real traffic, in one of the forms people publish -> its requests in order.
-
-Recognised by its columns, plain or gzip: tonnage's own CSV, Azure's published CSV, and the JSON
-lines of Mooncake, which AIPerf reads too.
-"""
+"""A recording of real traffic, in one of the forms people publish <-> its requests in order."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import math
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TextIO
 
-from tonnage.errors import InputError
-from tonnage.traffic import TracedRequest
+import numpy as np
+
+from tonnage.files import write_atomically
+from tonnage.traffic import Requests, TracedRequest, Traffic
+from tonnage.traffic.forms import OWN
+from tonnage.traffic.recordings import NOT_RECORDED, Recording, first, read_recording
 
 BLOCK_TOKENS = 512  # of one prefix block, in Mooncake's published traces and in ours
-MAX_TOKENS = 10**8  # of one request; more is a mistake, such as a time in the wrong column
-_GZIP_MAGIC = b"\x1f\x8b"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Columns:
-    """What a form of recording calls its columns; output and prefix blocks may be missing."""
-
-    arrival: str
-    arrival_s: Callable[[Any], float]  # raises ValueError or TypeError for what is no time
-    prompt: str
-    output: str
-    blocks: str | None = None
-
-    def recognise(self, names: Mapping[str, Any]) -> bool:
-        """Whether a row with these columns is of this form."""
-        return self.arrival in names and self.prompt in names
-
-
-def _unix_s(value: str) -> float:
-    moment = datetime.fromisoformat(value.strip())
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-_FORMS = (
-    _Columns(
-        arrival="arrival_s",
-        arrival_s=float,
-        prompt="input_tokens",
-        output="output_tokens",
-        blocks="prefix_hash_ids",
-    ),
-    _Columns(
-        arrival="timestamp",
-        arrival_s=lambda value: float(value) / 1000,  # Mooncake counts milliseconds
-        prompt="input_length",
-        output="output_length",
-        blocks="hash_ids",
-    ),
-    _Columns(
-        arrival="TIMESTAMP",
-        arrival_s=_unix_s,
-        prompt="ContextTokens",
-        output="GeneratedTokens",
-    ),
-)
-_FORMS_HINT = "Expected " + ", or ".join(
-    f"{form.arrival}, {form.prompt}, {form.output}" for form in _FORMS
-)
+_CLOCK_S = 1e8  # three years: a time of a clock, not of a load
 
 
 def load_trace(path: Path) -> tuple[TracedRequest, ...]:
-    """The requests of `path` by arrival, the first at 0.
+    """The requests of `path` by arrival, the first at 0; lengths may be missing.
 
-    Rows may stand in any order: many servers log a request when it ends. Raises InputError.
+    Raises InputError for what is no recording, and for rows that are not sorted by time.
     """
-    requests: list[TracedRequest] = []
-    try:
-        with _open_text(path) as stream:
-            form = None
-            for line, row in _rows(stream, path):
-                form = form or _recognise(row, path, line)
-                requests.append(_request(_Row(row, path, line), form))
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise InputError("is damaged gzip.", hint="Copy it again.", file=str(path)) from None
-    except UnicodeDecodeError:
-        raise InputError("is not UTF-8 text.", file=str(path)) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}.", file=str(path)) from None
-    if not requests:
-        raise InputError("holds no requests.", hint=f"{_FORMS_HINT}.", file=str(path))
-    requests.sort(key=lambda request: request.arrival_s)
-    first_s = requests[0].arrival_s
-    return tuple(replace(each, arrival_s=each.arrival_s - first_s) for each in requests)
-
-
-def _open_text(path: Path) -> TextIO:
-    with path.open("rb") as stream:
-        packed = stream.read(2) == _GZIP_MAGIC
-    opener: Any = gzip.open if packed else open
-    stream_of_text: TextIO = opener(path, "rt", encoding="utf-8-sig", newline="")
-    return stream_of_text
-
-
-def _rows(stream: TextIO, path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Each row by column, with its line: JSON lines where the first begins so, else CSV."""
-    is_json = stream.read(1) == "{"
-    stream.seek(0)
-    if is_json:
-        for line, text in enumerate(stream, start=1):
-            if text.strip():
-                yield line, _parse_object(text, path, line)
-        return
-    reader = csv.reader(stream)
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        for values in reader:
-            if not values:
-                continue
-            if len(values) != len(header):
-                raise InputError(
-                    f"has {len(values)} values for {len(header)} columns.",
-                    hint="Give each row a value, or nothing between two commas, for each column.",
-                    file=str(path),
-                    line=reader.line_num,
-                )
-            yield reader.line_num, dict(zip(header, values, strict=True))
-    except csv.Error as error:
-        raise InputError(f"is not CSV: {error}.", file=str(path), line=reader.line_num) from None
-
-
-def _parse_object(text: str, path: Path, line: int) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InputError(
-            "is not a JSON object on one line.",
-            hint="Write one request on each line.",
-            file=str(path),
-            line=line,
+    recording = read_recording(path, output_needed=False)
+    ids = recording.block_ids.tolist()
+    ends = np.cumsum(recording.block_count)
+    return tuple(
+        TracedRequest(
+            arrival_s=arrival_s,
+            prompt_tokens=None if prompt == NOT_RECORDED else prompt,
+            output_tokens=None if output == NOT_RECORDED else output,
+            prefix_blocks=tuple(ids[start:end]),
         )
-    return value
-
-
-def _recognise(row: Mapping[str, Any], path: Path, line: int) -> _Columns:
-    for form in _FORMS:
-        if form.recognise(row):
-            return form
-    raise InputError(
-        f"has the columns {', '.join(row)}, which are none of a recording.",
-        hint=f"{_FORMS_HINT}.",
-        file=str(path),
-        line=line,
+        for arrival_s, prompt, output, start, end in zip(
+            (recording.arrival_s - recording.arrival_s[0]).tolist(),
+            recording.prompt_tokens.tolist(),
+            recording.output_tokens.tolist(),
+            (ends - recording.block_count).tolist(),
+            ends.tolist(),
+            strict=True,
+        )
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """The values of one row, with the place they stand at."""
+def load_trace_requests(path: Path, *, max_context_tokens: int | None = None) -> Traffic:
+    """The requests of `path` by arrival, every length known; a note says what was left out.
 
-    values: Mapping[str, Any]
-    path: Path
-    line: int
-
-    def refuse(self, key: str, message: str, hint: str) -> InputError:
-        """The mistake at `key` of this row."""
-        return InputError(message, hint=hint, file=str(self.path), line=self.line, key=key)
-
-    def tokens(self, key: str) -> int | None:
-        """A number of tokens; None where nothing is recorded."""
-        value = self.values.get(key)
-        if value is None or value == "":
-            return None
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if isinstance(value, bool) or not (0 <= number <= MAX_TOKENS and number == int(number)):
-            raise self.refuse(
-                key,
-                f"is {str(value)[:40]!r}.",
-                f"It must be a whole number of tokens up to {MAX_TOKENS:,}.",
-            )
-        return int(number)
-
-    def blocks(self, key: str) -> tuple[int, ...]:
-        """Ids of blocks: a list, or in CSV a text with spaces between them."""
-        value = self.values.get(key) or ()
-        try:
-            parts = value.split() if isinstance(value, str) else list(value)
-            return tuple(int(part) for part in parts)
-        except (TypeError, ValueError, OverflowError):
-            raise self.refuse(
-                key, f"is {str(value)[:40]!r}.", "It must hold whole numbers, one for each block."
-            ) from None
+    Times of tonnage's own CSV count from the start of the load and are kept to the last bit; in all
+    other forms they count from the first request. Prefix blocks are numbered anew from 0. Raises
+    InputError for what is no recording, for rows that are not sorted by time, and for a request
+    without prompt or output, longer than `max_context_tokens`, or with more blocks than prompt.
+    """
+    recording = read_recording(path, output_needed=True)
+    _refuse_impossible(recording, max_context_tokens)
+    arrival_s = recording.arrival_s
+    if not recording.form.counts_from_start:
+        arrival_s = arrival_s - arrival_s[0]
+    cached = recording.cached_tokens
+    ids, starts = None, None
+    if len(recording.block_ids):
+        ids = np.unique(recording.block_ids, return_inverse=True)[1].astype(np.int64)
+        starts = np.concatenate(([0], np.cumsum(recording.block_count)))
+    return Traffic(
+        requests=Requests(
+            arrival_s=arrival_s,
+            prompt_tokens=recording.prompt_tokens,
+            output_tokens=recording.output_tokens,
+            cached_tokens=np.maximum(cached, 0) if (cached > 0).any() else None,
+            prefix_ids=ids,
+            prefix_start=starts,
+            prefix_block_tokens=BLOCK_TOKENS,
+        ),
+        notes=recording.notes,
+    )
 
 
-def _request(row: _Row, form: _Columns) -> TracedRequest:
-    value = row.values.get(form.arrival)
-    try:
-        arrival_s = form.arrival_s(value)
-    except (TypeError, ValueError, OverflowError, AttributeError):
-        arrival_s = math.nan
-    if not math.isfinite(arrival_s):
-        raise row.refuse(
+def _refuse_impossible(recording: Recording, max_context_tokens: int | None) -> None:
+    form = recording.form
+    prompt, output = recording.prompt_tokens, recording.output_tokens
+    if form.counts_from_start and recording.arrival_s[0] > _CLOCK_S:
+        raise recording.refuse(
+            0,
             form.arrival,
-            f"is {str(value)[:40]!r}, which is no time.",
-            "Give every request the time it arrived.",
+            "is a time of day and year, not one of the load.",
+            "Count from the start of the load: take the first time from all.",
         )
-    return TracedRequest(
-        arrival_s=arrival_s,
-        prompt_tokens=row.tokens(form.prompt),
-        output_tokens=row.tokens(form.output),
-        prefix_blocks=row.blocks(form.blocks) if form.blocks else (),
-    )
+    for column, tokens in ((form.prompt, prompt), (form.output, output)):
+        if (index := first(tokens < 1)) is not None:
+            raise recording.refuse(
+                index,
+                column,
+                "is 0." if tokens[index] == 0 else "is missing.",
+                "Leave out what was not answered, and give every other request its tokens.",
+            )
+    if (index := first(recording.cached_tokens > prompt)) is not None:
+        raise recording.refuse(
+            index,
+            form.cached,
+            f"is {recording.cached_tokens[index]:,}, of a prompt of {prompt[index]:,}.",
+            "What is cached is part of the prompt.",
+        )
+    if (index := first(recording.block_count > -(-prompt // BLOCK_TOKENS))) is not None:
+        raise recording.refuse(
+            index,
+            form.blocks,
+            f"has {recording.block_count[index]} blocks, but a prompt of {prompt[index]:,} tokens"
+            f" has {-(-prompt[index] // BLOCK_TOKENS)}.",
+            f"A block is {BLOCK_TOKENS} tokens, the last one perhaps fewer.",
+        )
+    if max_context_tokens is None:
+        return
+    if (index := first(prompt + output > max_context_tokens)) is not None:
+        raise recording.refuse(
+            index,
+            form.prompt,
+            f"is {prompt[index]:,}, with {output[index]:,} of output: more than a context of"
+            f" {max_context_tokens:,} tokens.",
+            "Leave out such requests, or serve a model with a longer context.",
+        )
+
+
+def write_trace(path: Path, requests: Requests) -> None:
+    """Write tonnage's own CSV, whole or not at all; `load_trace_requests` gives the same back.
+
+    Raises ValueError for prefix blocks of another size than the CSV's, InputError for a path that
+    cannot be written.
+    """
+    columns: dict[str, Iterable[str]] = {
+        OWN.arrival: map(repr, requests.arrival_s.tolist()),
+        OWN.prompt: map(str, requests.prompt_tokens.tolist()),
+        OWN.output: map(str, requests.output_tokens.tolist()),
+    }
+    if requests.cached_tokens is not None:
+        columns[OWN.cached] = map(str, requests.cached_tokens.tolist())
+    if requests.prefix_ids is not None and requests.prefix_start is not None:
+        if requests.prefix_block_tokens != BLOCK_TOKENS:
+            msg = f"prefix blocks are of {BLOCK_TOKENS} tokens, not {requests.prefix_block_tokens}"
+            raise ValueError(msg)
+        ids = [*map(str, requests.prefix_ids.tolist())]
+        bounds = requests.prefix_start.tolist()
+        columns[OWN.blocks] = (" ".join(ids[start:end]) for start, end in pairwise(bounds))
+    rows = map(",".join, zip(*columns.values(), strict=True))
+    write_atomically(path, "\n".join([",".join(columns), *rows, ""]))
