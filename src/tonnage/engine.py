@@ -8,6 +8,8 @@ from typing import Literal
 
 from tonnage.evidence import Evidence
 
+Policy = Literal["vllm", "trtllm-no-evict", "trtllm-max-utilisation", "sglang"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineProfile:
@@ -19,6 +21,12 @@ class EngineProfile:
     full. `step_overhead_s` and `sequence_overhead_s` are spent on the host per step and per running
     sequence, `request_overhead_s` once per request before its first token. Every pipeline stage
     after the first stretches a step by `bubble_fraction`: stages are uneven and wait on each other.
+
+    `policy` names the scheduler: who is admitted, what a step is made of, who is preempted. With
+    `chunked_prefill` a prompt may span steps, otherwise longer ones than a step are refused;
+    `whole_prompt_fits` admits a prompt only when the cache has room for all of it; `prefix_cache`
+    keeps the blocks of prompts for others that begin alike. `kept_back_blocks` of the cache are
+    never given to a sequence.
     """
 
     name: str
@@ -38,6 +46,11 @@ class EngineProfile:
     kv_rule: Literal["window", "full"]
     source: str
     date: str
+    policy: Policy = "vllm"
+    chunked_prefill: bool = True
+    whole_prompt_fits: bool = True
+    prefix_cache: bool = False
+    kept_back_blocks: int = 0
     notes: str = ""
 
     def limits_on(self, gpu_memory_bytes: float) -> tuple[int, int]:

@@ -105,6 +105,22 @@ def sequence_kv_bytes_per_gpu(deployment: Deployment, context_tokens: float) -> 
     return total * stage_share
 
 
+def engine_pool_bytes(
+    deployment: Deployment, *, runtime_overhead_bytes_per_gpu: float | None = None
+) -> float:
+    """What the engine itself gives to KV cache on the fullest GPU; negative when nothing is left.
+
+    usable memory * engine fraction - weights - activations - runtime, where
+    `runtime_overhead_bytes_per_gpu`, when stated, takes the place of those three.
+    """
+    overhead = runtime_overhead_bytes_per_gpu
+    if overhead is None:
+        overhead = weights_bytes_per_gpu(deployment) + activations_bytes_per_gpu(deployment)
+        overhead += deployment.engine.runtime_bytes
+    usable = deployment.gpu.usable_memory_bytes or deployment.gpu.memory_bytes
+    return usable * deployment.engine.memory_fraction - overhead
+
+
 def memory_budget(
     deployment: Deployment,
     *,
@@ -113,17 +129,18 @@ def memory_budget(
 ) -> MemoryBudget:
     """What is on the fullest GPU and what KV cache may take.
 
-    pool = usable memory * engine fraction - weights - activations - runtime;
-    budget = fraction * (memory - overhead), where the overhead is weights + activations + runtime
-    unless `runtime_overhead_bytes_per_gpu` states all of it. With a stated overhead the budget
-    rules, as the statement replaces our own account of the memory.
+    The pool is `engine_pool_bytes`; budget = fraction * (memory - overhead), where the overhead is
+    weights + activations + runtime unless `runtime_overhead_bytes_per_gpu` states all of it. With a
+    stated overhead the budget rules, as the statement replaces our own account of the memory.
     """
     gpu = deployment.gpu
     weights = weights_bytes_per_gpu(deployment)
     activations = activations_bytes_per_gpu(deployment)
     runtime = deployment.engine.runtime_bytes
     usable = gpu.usable_memory_bytes or gpu.memory_bytes
-    pool = usable * deployment.engine.memory_fraction - weights - activations - runtime
+    pool = engine_pool_bytes(
+        deployment, runtime_overhead_bytes_per_gpu=runtime_overhead_bytes_per_gpu
+    )
     if runtime_overhead_bytes_per_gpu is None:
         budget = kv_budget_fraction * (usable - weights - activations - runtime)
     else:

@@ -1,0 +1,54 @@
+"""The parts of the kernel that differ when it runs plain: its heaps, and that it is not compiled.
+
+`array_heaps` holds their twins for compiled code, with the same names and arguments.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compilable(function: Function) -> Function:
+    """Mark a function that the compiled kernel holds too."""
+    return function
+
+
+def heap_push(world: Any, replica: Any, entry: int) -> None:
+    """Enter a step of `replica` after which something ends."""
+    heappush(world.steps[replica.index], entry)
+
+
+def heap_pop(world: Any, replica: Any) -> None:
+    """Remove the first of these."""
+    heappop(world.steps[replica.index])
+
+
+def heap_top(world: Any, replica: Any) -> int:
+    """The first of these; there must be one."""
+    top: int = world.steps[replica.index][0]
+    return top
+
+
+def event_push(world: Any, at_s: float, kind: int, subject: int) -> None:
+    """Enter something that happens to the fleet at `at_s`."""
+    heappush(world.events, (at_s, kind, subject))
+
+
+def event_pop(world: Any) -> tuple[int, int]:
+    """Remove the first of these: its kind and its subject."""
+    _, kind, subject = heappop(world.events)
+    return kind, subject
+
+
+def event_time_s(world: Any) -> float:
+    """When the first of these happens; 1e300 when there is none."""
+    if not world.events:
+        return 1e300
+    at_s: float = world.events[0][0]
+    return at_s

@@ -1,0 +1,228 @@
+"""Fleet × requests -> Simulated: one run to its end, with its course over time.
+
+The run is cut into slices of equal time. After each the state of the fleet is noted, progress is
+told, and an interrupt gets through even where the kernel is compiled.
+
+A run ends when every request is finished, rejected or lost. A load beyond capacity is therefore
+served to its end too, however late: the work is bounded by the requests, whereas the percentiles
+of a run cut short would be those of the lucky ones. Only a fleet that no replica will ever come
+back to is left with its requests unfinished.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tonnage.queueing.simulation import (
+    STATUSES,
+    Clients,
+    Records,
+    Requests,
+    Simulated,
+    SimulatedFleet,
+    Timeline,
+)
+from tonnage.queueing.simulation.compiled import can_compile
+from tonnage.queueing.simulation.world import Simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+# plain about 3 s; compiled 0.1 s, and 0.5 s to load the machine code, or 5 s to make it
+WORTH_COMPILING_REQUESTS = 200_000
+SLICES = 256  # the timeline has between this and twice as many rows
+PROGRESS_INTERVAL_S = 0.05
+_FIRST_SPACING_S = 1e-3  # where nothing tells how long a run will take; doubled as needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a run is: `over` of `requests` are finished, rejected or lost at simulated `at_s`."""
+
+    over: int
+    requests: int
+    at_s: float
+
+
+def simulate(
+    fleet: SimulatedFleet,
+    requests: Requests,
+    clients: Clients | None = None,
+    *,
+    seed: int = 0,
+    compiled: bool | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Simulated:
+    """Serve all of `requests`, at their arrivals or as `clients` send them.
+
+    `seed` is of think times and random routing. Unless told, it compiles the kernel when numba is
+    installed and the requests are many enough to repay it. `progress` is called some 20 times a
+    second, and at the end.
+    """
+    if compiled is None:
+        compiled = len(requests) >= WORTH_COMPILING_REQUESTS and can_compile()
+    simulation = Simulation(fleet, requests, clients, seed=seed, compiled=compiled)
+    spacing_s = _expected_s(fleet, requests, clients) / SLICES or _FIRST_SPACING_S
+    samples = [_sample(simulation, 0.0)]
+    told_s = time.monotonic()
+    while not (simulation.done or simulation.stranded):
+        at_s = len(samples) * spacing_s
+        simulation.step(at_s)
+        samples.append(_sample(simulation, at_s))
+        if len(samples) > 2 * SLICES:
+            samples = samples[::2]
+            spacing_s *= 2
+        if progress is not None and time.monotonic() - told_s >= PROGRESS_INTERVAL_S:
+            told_s = time.monotonic()
+            progress(Progress(over=samples[-1].over, requests=len(requests), at_s=at_s))
+    records = simulation.records()
+    until_s = _until_s(simulation, records, samples[-1].at_s)
+    if progress is not None:
+        progress(Progress(over=samples[-1].over, requests=len(requests), at_s=until_s))
+    return Simulated(
+        records=records,
+        totals=simulation.totals(),
+        timeline=_timeline(samples, records),
+        until_s=until_s,
+        notes=_notes(fleet, records),
+    )
+
+
+def _expected_s(fleet: SimulatedFleet, requests: Requests, clients: Clients | None) -> float:
+    """The least that a run lasts: until the last arrival, or as full batches at full speed take."""
+    together = fleet.replicas * fleet.engine.max_num_seqs
+    step_s = fleet.engine.table.step_s(
+        prefill_tokens=0.0,
+        prefill_context_tokens=0.0,
+        sequences=1.0,
+        kv_tokens=0.0,
+        windowed_kv_tokens=0.0,
+    )
+    if clients is not None:
+        together = min(together, clients.count)
+    served_s = float(requests.output_tokens.sum() / together * step_s)
+    arrived_s = float(requests.arrival_s[-1]) if clients is None and len(requests) else 0.0
+    return max(served_s, arrived_s)
+
+
+def _until_s(simulation: Simulation, records: Records, at_s: float) -> float:
+    """When the last request came or was answered; or until when it was waited for in vain."""
+    if not simulation.done:
+        return at_s
+    times_s = (records.arrival_s, records.last_token_s)
+    return max((float(np.nanmax(t)) for t in times_s if not np.isnan(t).all()), default=0.0)
+
+
+# ── the course of a run ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sample:
+    """The state at `at_s`, but that steps begun before are over already.
+
+    `steps_end_s` is, per replica, when that will be.
+    """
+
+    at_s: float
+    over: int
+    running: int
+    steps_end_s: NDArray[np.float64]
+    kv_fraction: NDArray[np.float64]
+    replicas_up: int
+
+
+def _sample(simulation: Simulation, at_s: float) -> _Sample:
+    pool = np.maximum(_of_replicas(simulation, "pool"), 1)
+    return _Sample(
+        at_s=at_s,
+        over=int(simulation.world.clock[0].over),
+        running=int(_of_replicas(simulation, "running").sum()),
+        steps_end_s=_of_replicas(simulation, "clock").copy(),
+        kv_fraction=1 - _of_replicas(simulation, "free") / pool,
+        replicas_up=int(_of_replicas(simulation, "taking").sum()),
+    )
+
+
+def _of_replicas(simulation: Simulation, name: str) -> NDArray[Any]:
+    replicas = simulation.world.replica
+    if isinstance(replicas, np.ndarray):
+        return np.asarray(replicas[name])
+    return np.array([getattr(replica, name) for replica in replicas])
+
+
+def _timeline(samples: list[_Sample], records: Records) -> Timeline:
+    """What was noted, with the answers that end in steps under way still running.
+
+    Waiting are all that were sent, are not over and do not run: queued, preempted, or on their way.
+    """
+    at_s = np.array([sample.at_s for sample in samples])
+    ending = _ending(samples, at_s, records)
+    running = np.array([sample.running for sample in samples]) + ending
+    over = np.array([sample.over for sample in samples]) - ending
+    sent = np.searchsorted(records.arrival_s[~np.isnan(records.arrival_s)], at_s)
+    return Timeline(
+        at_s=at_s,
+        running=running,
+        waiting=sent - over - running,
+        kv_fraction=np.stack([sample.kv_fraction for sample in samples]),
+        replicas_up=np.array([sample.replicas_up for sample in samples]),
+    )
+
+
+def _ending(
+    samples: list[_Sample], at_s: NDArray[np.float64], records: Records
+) -> NDArray[np.int64]:
+    """At each sample, the answers whose last step had begun and was not over."""
+    steps_end_s = np.stack([sample.steps_end_s for sample in samples])
+    finished = records.status == STATUSES.index("finished")
+    last_s, replica = records.last_token_s[finished], records.replica[finished]
+    before = np.searchsorted(at_s, last_s) - 1  # the sample before each answer's end, then earlier
+    ending = np.zeros(len(at_s), dtype=np.int64)
+    while len(before):
+        begun = (before >= 0) & (steps_end_s[before, replica] >= last_s)
+        before, last_s, replica = before[begun], last_s[begun], replica[begun]
+        ending += np.bincount(before, minlength=len(at_s))
+        before = before - 1
+    return ending
+
+
+# ── what is to be said of a run ─────────────────────────────────────────────────────────────────
+
+
+def _notes(fleet: SimulatedFleet, records: Records) -> tuple[str, ...]:
+    notes = []
+    rejected = records.status == STATUSES.index("rejected")
+    if rejected.any():
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in _reasons(fleet, records))
+        notes.append(f"{rejected.sum():,} requests were rejected: {reasons}.")
+    unfinished = int((records.status == STATUSES.index("unfinished")).sum())
+    if unfinished:
+        notes.append(f"No replica is left to serve: {unfinished:,} requests stay unfinished.")
+    return tuple(notes)
+
+
+def _reasons(fleet: SimulatedFleet, records: Records) -> list[tuple[str, int]]:
+    """Why requests were rejected, the first reason that holds, and how many for each."""
+    engines = [fleet.engine, *([fleet.disaggregation.engine] if fleet.disaggregation else [])]
+    context_tokens = min((e.max_context_tokens or math.inf) for e in engines)
+    step_tokens = min(
+        (math.inf if e.chunked_prefill else e.max_num_batched_tokens) for e in engines
+    )
+    rejected = records.status == STATUSES.index("rejected")
+    prompt_tokens = records.prompt_tokens[rejected]
+    too_long = prompt_tokens + records.output_tokens[rejected] > context_tokens
+    too_large = ~too_long & (prompt_tokens > step_tokens)
+    counts = {
+        f"longer than the context of {context_tokens:,} tokens": int(too_long.sum()),
+        f"with a prompt longer than a step of {step_tokens:,} tokens": int(too_large.sum()),
+        "larger than the KV cache": int((~too_long & ~too_large).sum()),
+    }
+    return [(reason, count) for reason, count in counts.items() if count]
