@@ -8,6 +8,10 @@
               └─ search, scenarios, rejections, alerts                    -> Plan
                   └─ report    text, JSON, Markdown
 
+    a study and a fleet, or a trace
+      └─ fleet    replicas and requests                                   -> Scene
+          └─ queueing.simulation   every step of every engine             -> SimulationAnswer
+
     a study and load tests
       └─ measurement  levels -> the curve of one copy                     -> LatencyCurve
           └─ fleet    the best level, and how many copies                 -> MeasuredPlan
@@ -17,9 +21,10 @@ Follow the imports down: each names the stage that does the work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tonnage.catalog.loader import Catalog, user_catalog_paths
 from tonnage.errors import InputError, InputErrors, TonnageError, UsageError
@@ -30,6 +35,8 @@ from tonnage.fleet import (
     Plan,
     Question,
     Sensitivity,
+    SimulationAnswer,
+    SimulationOptions,
     StatedFleet,
     StatedInput,
 )
@@ -41,6 +48,9 @@ from tonnage.measurement import Run
 from tonnage.study.loader import Study, load_study, study_from_mapping
 from tonnage.study.measured import ask_of_copies
 from tonnage.units import format_fraction, format_number, format_time
+
+if TYPE_CHECKING:
+    from tonnage.queueing.simulation.simulate import Progress
 
 HALF, HALF_MORE = 0.5, 1.5  # what every assumed figure is tried at
 
@@ -121,6 +131,55 @@ def _owned(fleet: StatedFleet, catalog: Catalog) -> Candidate:
     return Candidate(
         gpu=gpu, server=server, calibration=catalog.calibration(gpu), whole_servers=whole
     )
+
+
+def simulate(
+    asked: Study,
+    options: SimulationOptions,
+    catalog: Catalog | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+) -> SimulationAnswer:
+    """What every request of the study's load, or of a trace, would have felt on a fleet.
+
+    The fleet is `options.fleet`, or what `size` recommends. `progress` is told how far it is.
+    Raises TonnageError for what cannot be asked or does not fit.
+    """
+    from tonnage.fleet.simulated import scene_of  # noqa: PLC0415 — sizing does without
+    from tonnage.queueing.simulation.simulate import simulate as run  # noqa: PLC0415 — as above
+    from tonnage.queueing.simulation.statistics import summarise  # noqa: PLC0415 — as above
+
+    catalog = catalog or open_catalog(asked)
+    question = asked.question(catalog)
+    scene = scene_of(
+        question,
+        options,
+        owned=_owned(options.fleet, catalog) if options.fleet is not None else None,
+        poisson_peak=_peak_is_poisson(asked),
+    )
+    simulated = run(
+        scene.fleet,
+        scene.requests,
+        scene.clients,
+        seed=scene.seed,
+        compiled=options.compiled,
+        progress=progress,
+    )
+    summary = summarise(
+        simulated,
+        scene.promises,
+        counted=scene.counted,
+        network_s=question.workload.network_s,
+    )
+    return SimulationAnswer(scene=scene, simulated=simulated, summary=summary)
+
+
+def _peak_is_poisson(asked: Study) -> bool:
+    """Whether the peak of the load is derived as a percentile of a Poisson stream of its mean."""
+    workload = asked.document.workload
+    if workload.peak_request_rate is not None:
+        return False
+    return workload.peak is None or workload.peak.factor is None
 
 
 def sensitivities_of(study: Study, plan: Plan, catalog: Catalog) -> tuple[Sensitivity, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from tonnage.deployment import Deployment
@@ -17,6 +18,17 @@ from tonnage.evidence import Evidence, Rationale
 from tonnage.hardware import GpuSpec, ServerSpec
 from tonnage.model import ModelSpec
 from tonnage.queueing import LatencyFigures
+from tonnage.queueing.simulation import (
+    Autoscaler,
+    Clients,
+    Outage,
+    Policy,
+    Router,
+    Simulated,
+    SimulatedFleet,
+    Summary,
+)
+from tonnage.traffic import Requests
 from tonnage.workload import Promise, Workload
 
 Objective = Literal["cost", "gpus", "power"]
@@ -376,3 +388,80 @@ class Capacity:
     rationale: tuple[Rationale, ...] = ()
     alternatives: tuple[CapacityAlternative, ...] = ()
     alerts: tuple[Alert, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationOptions:
+    """How a study's load is put on a fleet, and what replaces the modelled engine.
+
+    The load is the study's (its peak, as `arrivals` with this `cv`), unless a `trace` file replaces
+    it; `rate_factor` scales either; `profile` is a file of a day's course. Under a closed load
+    `together` lets all clients send at once; `benchmark` is the protocol of public benchmarks: all
+    clients at once, ten requests each, lengths uniform in 0.8 to 1.0 of the study's means.
+    `requests` are counted, more are simulated before and after them. None leaves a setting to the
+    engine's profile or the model. `decode_replicas` set prompts and answers apart;
+    `kv_link_bytes_per_s` carries the cache between them (None: the GPU's network).
+    `compiled` None compiles when numba is there and it pays.
+    """
+
+    fleet: StatedFleet | None = None
+    trace: Path | None = None
+    arrivals: Literal["poisson", "gamma", "constant"] = "poisson"
+    cv: float = 1.0
+    rate_factor: float = 1.0
+    profile: Path | None = None
+    together: bool = False
+    benchmark: bool = False
+    requests: int | None = None
+    seed: int = 0
+    step_model: StepModel | None = None
+    kv_blocks: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    policy: Policy | None = None
+    prefix_cache: bool | None = None
+    router: Router = "round-robin"
+    router_lag_s: float = 0.0
+    outages: tuple[Outage, ...] = ()
+    retry: bool = True
+    autoscaler: Autoscaler | None = None
+    decode_replicas: int = 0
+    kv_link_bytes_per_s: float | None = None
+    compiled: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """A load on a fleet, ready to run: what `simulate` is given, and what it was made from.
+
+    `counted` is the range of request numbers that the steady window holds; those before warm the
+    fleet up, those after keep it loaded until the last counted one is done.
+    """
+
+    name: str
+    load: str
+    candidate: Candidate
+    deployment: Deployment
+    fleet: SimulatedFleet
+    requests: Requests
+    clients: Clients | None
+    counted: tuple[int, int]
+    promises: tuple[Promise, ...]
+    seed: int
+    inputs: tuple[StatedInput, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all replicas."""
+        split = self.fleet.disaggregation
+        return self.deployment.gpus * (self.fleet.replicas + (split.replicas if split else 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationAnswer:
+    """What became of a scene."""
+
+    scene: Scene
+    simulated: Simulated
+    summary: Summary

@@ -22,6 +22,7 @@ from tonnage.units import format_bytes, format_fraction, format_number, format_t
 from tonnage.workload import OpenLoad, poisson_percentile
 
 if TYPE_CHECKING:
+    from tonnage.deployment import Deployment
     from tonnage.fleet import Candidate, Question
 
 POISSON_PERCENTILE = 95.0
@@ -47,11 +48,11 @@ def capacity_of(
     gpus = fleet.units * (
         candidate.server.gpus if candidate.server and candidate.whole_servers else 1
     )
-    restricted = _restricted(question, candidate, fleet)
+    restricted = restricted_to(question, candidate, fleet)
     ground = survey(restricted, policy)
     model = question.workload.calls[-1].model
     rows = ground.pools[0][model]
-    ranked = _ranked(restricted, candidate, gpus, rows)
+    ranked = rank_arrangements(restricted, candidate, gpus, rows)
     alternatives = _alternatives(restricted, gpus, ground, ranked)
     if not ranked:
         return _stopped(restricted, candidate, fleet, gpus, rows=rows, alternatives=alternatives)
@@ -108,7 +109,7 @@ def capacity_of(
     return replace(result, rationale=_rationale(restricted, replica, result, held))
 
 
-def _restricted(question: Question, candidate: Candidate, fleet: StatedFleet) -> Question:
+def restricted_to(question: Question, candidate: Candidate, fleet: StatedFleet) -> Question:
     """The question on this hardware alone, in the stated arrangement where one is stated."""
 
     def only(stated: int | None, otherwise: tuple[int, ...]) -> tuple[int, ...]:
@@ -123,15 +124,15 @@ def _restricted(question: Question, candidate: Candidate, fleet: StatedFleet) ->
     )
 
 
-def _replicas_in(candidate: Candidate, replica: Replica, gpus: int) -> int:
+def replicas_in(candidate: Candidate, deployment: Deployment, gpus: int) -> int:
     """Replicas that `gpus` hold; a replica that fits a server does not straddle two."""
-    size, server = replica.deployment.gpus, candidate.server
+    size, server = deployment.gpus, candidate.server
     if candidate.whole_servers and server is not None and size <= server.gpus:
         return gpus // server.gpus * (server.gpus // size)
     return gpus // size
 
 
-def _ranked(
+def rank_arrangements(
     question: Question,
     candidate: Candidate,
     gpus: int,
@@ -145,7 +146,7 @@ def _ranked(
     for row in rows:
         if not isinstance(row, Replica):
             continue
-        count = _replicas_in(candidate, row, gpus)
+        count = replicas_in(candidate, row.deployment, gpus)
         if count == 0:
             continue
         rate = largest_rate(row, question.workload.promises) * count if row.curve else 0.0
@@ -215,16 +216,6 @@ def _stopped(
     alternatives: tuple[CapacityAlternative, ...],
 ) -> Capacity:
     """The answer when no arrangement comes up on these GPUs."""
-    misfits = [row for row in rows if isinstance(row, Misfit) and row.deployment.gpus <= gpus]
-    fitting = [row for row in rows if isinstance(row, Replica)]
-    if fitting:
-        fewest = min(row.deployment.gpus for row in fitting)
-        reason = f"the model needs {fewest} GPUs in one replica, there are {gpus}"
-    elif misfits:
-        reason = _why_not(min(misfits, key=lambda row: row.short_bytes))
-    else:
-        conflict = next((row for row in rows if isinstance(row, Conflict)), None)
-        reason = conflict.reason if conflict else "no arrangement of these GPUs can run the model"
     return Capacity(
         name=question.name,
         fleet=fleet.text,
@@ -233,11 +224,24 @@ def _stopped(
         gpus=gpus,
         servers=fleet.units if candidate.whole_servers and candidate.server else None,
         starts=False,
-        reason=reason,
+        reason=why_none_starts(rows, gpus),
         promises=question.workload.promises,
         inputs=question.inputs,
         alternatives=alternatives,
     )
+
+
+def why_none_starts(rows: list[Replica | Misfit | Conflict], gpus: int) -> str:
+    """Why no arrangement comes up on so many GPUs, by the one that misses by least."""
+    misfits = [row for row in rows if isinstance(row, Misfit) and row.deployment.gpus <= gpus]
+    fitting = [row for row in rows if isinstance(row, Replica)]
+    if fitting:
+        fewest = min(row.deployment.gpus for row in fitting)
+        return f"the model needs {fewest} GPUs in one replica, there are {gpus}"
+    if misfits:
+        return _why_not(min(misfits, key=lambda row: row.short_bytes))
+    conflict = next((row for row in rows if isinstance(row, Conflict)), None)
+    return conflict.reason if conflict else "no arrangement of these GPUs can run the model"
 
 
 def _largest_context(replica: Replica) -> int:

@@ -17,7 +17,7 @@ from tonnage.workload import Batch, ClosedLoad, LlmCall, Load, OpenLoad, Promise
 if TYPE_CHECKING:
     from tonnage.deployment import Deployment
     from tonnage.fleet import Candidate, Question
-    from tonnage.performance import MemoryBudget
+    from tonnage.performance import MemoryBudget, StepTable
 
 NORMAL_SERVER_GPUS = 8  # results per server mean 8 GPUs where no server is known (DLI course)
 MEAN_BELOW_PERCENTILE = 90  # the mean of a latency lies below this percentile of it
@@ -84,12 +84,10 @@ def build_replica(
 
     `busier` is the same deployment with a larger batch limit, whose step times are reused.
     """
-    server_gpus = candidate.server.gpus if candidate.server else NORMAL_SERVER_GPUS
-    stated = question.runtime_overhead_bytes
     budget = memory_budget(
         deployment,
         kv_budget_fraction=kv_budget_fraction,
-        runtime_overhead_bytes_per_gpu=None if stated is None else stated / server_gpus,
+        runtime_overhead_bytes_per_gpu=stated_overhead_bytes_per_gpu(question, candidate),
     )
     context = question.workload.context_tokens
     mean = resident_tokens(calls) if question.workload.load is not None else (context or 1.0)
@@ -121,17 +119,8 @@ def build_replica(
     if busier is not None and busier.curve is not None and max_running <= busier.max_running:
         curve = busier.curve.limited(max_running, kv_limit)
     elif question.workload.load is not None:
-        domain = candidate.server.nvlink_domain_gpus if candidate.server else None
-        if domain is not None and not deployment.gpu.interconnect.switched:
-            domain = max(domain, server_gpus)  # a host bus reaches every card of the box
-        table = tabulate(
-            deployment,
-            candidate.calibration,
-            link_domain_gpus=domain,
-            step_model=question.step_model,
-        )
         curve = ClosedForm(
-            table,
+            step_table(question, candidate, deployment),
             traffic_of(calls),
             max_running=max_running,
             kv_limit=kv_limit,
@@ -152,6 +141,27 @@ def build_replica(
         kv_limit=kv_limit,
         sessions=sessions,
         network_s=question.workload.network_s,
+    )
+
+
+def stated_overhead_bytes_per_gpu(question: Question, candidate: Candidate) -> float | None:
+    """A GPU's share of the overhead stated per server; None when none is stated."""
+    stated = question.runtime_overhead_bytes
+    server_gpus = candidate.server.gpus if candidate.server else NORMAL_SERVER_GPUS
+    return None if stated is None else stated / server_gpus
+
+
+def step_table(question: Question, candidate: Candidate, deployment: Deployment) -> StepTable:
+    """The step times of a deployment in the servers of `candidate`."""
+    server = candidate.server
+    domain = server.nvlink_domain_gpus if server else None
+    if server is not None and not deployment.gpu.interconnect.switched:
+        domain = max(server.nvlink_domain_gpus, server.gpus)  # a host bus reaches every card
+    return tabulate(
+        deployment,
+        candidate.calibration,
+        link_domain_gpus=domain,
+        step_model=question.step_model,
     )
 
 

@@ -1,0 +1,476 @@
+"""Question + options -> a Scene: which replicas, which requests, and what was taken for granted.
+
+The stage between a study and the simulator. The fleet is the one that is named, or the one that is
+recommended; the load is the study's, a recording, or the protocol of a benchmark. Whatever had to
+be chosen on the way stands in the scene's inputs and notes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from tonnage.errors import InputError, UsageError
+from tonnage.evidence import Evidence
+from tonnage.fleet import Scene, StatedInput
+from tonnage.fleet.capacity import rank_arrangements, replicas_in, restricted_to, why_none_starts
+from tonnage.fleet.offered import OfferedLoad, offered_load
+from tonnage.fleet.plan import design_policy, plan_fleet
+from tonnage.fleet.replica import (
+    Misfit,
+    stated_overhead_bytes_per_gpu,
+    step_table,
+)
+from tonnage.fleet.search import compromises, survey
+from tonnage.performance.kv_pool import kv_pool
+from tonnage.performance.memory import weights_bytes_per_gpu
+from tonnage.performance.roofline import DEFAULT_NIC_BYTES_PER_S, GRID
+from tonnage.queueing.simulation import Disaggregation, EngineModel, SimulatedFleet
+from tonnage.units import format_bytes, format_time
+
+if TYPE_CHECKING:
+    from tonnage.deployment import Deployment
+    from tonnage.fleet import Candidate, Question, SimulationOptions, StatedFleet
+    from tonnage.traffic import Requests
+    from tonnage.workload import Promise
+
+RANKED_GPUS = 1024  # arrangements are ranked as on many GPUs: by what one of them carries
+
+# From the decision to start a replica until it serves
+ENGINE_START_S = 75.0  # 15 s tracing + 60 s graph capture, compiled before (vLLM issue 19824, 70B)
+WEIGHTS_READ_BYTES_PER_S = 3.67e9  # catalog: storage profile local-nvme
+
+_OF_A_SEARCH = ("hardware.", "scenarios.", "limits.", "existing.", "memory.kv_budget_fraction")
+_BESIDE_THE_LOAD = {"workload.network", "workload.words_per_token"}
+_TOLD = Evidence.DATASHEET
+_STATE_FLEET = 'Name one with --fleet, for example "4 x H200-SXM:tp2".'
+
+
+def scene_of(
+    question: Question,
+    options: SimulationOptions,
+    *,
+    owned: Candidate | None = None,
+    poisson_peak: bool = False,
+) -> Scene:
+    """What is to be simulated, ready to run.
+
+    `owned` is what `options.fleet` names, needed with it. `poisson_peak` says that the peak of the
+    load is a Poisson percentile of its mean: random arrivals then come at the mean, as their
+    scatter is what such a peak allows for. An outage whose `up_s` is NaN ends, and an autoscaler
+    whose `startup_s` is NaN serves, when the weights are loaded and the engine has started
+    (`startup_s`). Raises TonnageError for what cannot be asked or does not fit.
+    """
+    asked = _with_options(question, options)
+    if options.fleet is None:
+        chosen = _recommended(asked)
+    else:
+        assert owned is not None  # noqa: S101 — as the docstring asks
+        chosen = _stated(asked, options, options.fleet, owned)
+    engine, engine_notes = _engine(asked, chosen, options)
+    traffic = offered_load(
+        asked,
+        options,
+        engine=engine,
+        replicas=chosen.replicas,
+        poisson_peak=poisson_peak,
+    )
+    promises, promise_notes = _promises(asked)
+    fleet, fleet_notes = _fleet(chosen, engine, traffic, options)
+    return Scene(
+        name=asked.name,
+        load=traffic.said,
+        candidate=chosen.candidate,
+        deployment=chosen.deployment,
+        fleet=fleet,
+        requests=traffic.requests,
+        clients=traffic.clients,
+        counted=traffic.counted,
+        promises=promises,
+        seed=options.seed,
+        inputs=(*_that_count(asked, options), *_inputs(chosen, engine, traffic, options)),
+        notes=(
+            chosen.said,
+            *chosen.notes,
+            *engine_notes,
+            *traffic.notes,
+            *promise_notes,
+            *fleet_notes,
+        ),
+    )
+
+
+def startup_s(deployment: Deployment) -> float:
+    """Seconds from the decision to start a replica until it serves.
+
+    weights of the replica / read rate of a local disk + a fixed start of the engine. The server is
+    there and holds the files; fetching them, or the server, comes on top.
+    """
+    weights_bytes = weights_bytes_per_gpu(deployment) * deployment.gpus
+    return weights_bytes / WEIGHTS_READ_BYTES_PER_S + ENGINE_START_S
+
+
+# ── which replicas ──────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Chosen:
+    """The replicas of a scene, and in words how they were come by."""
+
+    candidate: Candidate
+    deployment: Deployment
+    replicas: int
+    said: str
+    notes: tuple[str, ...] = ()
+
+
+def _with_options(question: Question, options: SimulationOptions) -> Question:
+    """The question under the limits and the step model that the options put in place of its own."""
+    if len(question.models) > 1:
+        raise UsageError(
+            "simulate runs one model at a time; the study has several.",
+            hint="Give one with --model, or a study for each.",
+        )
+    _refuse_impossible(options)
+    changes: dict[str, object] = {}
+    if options.max_num_seqs is not None:
+        changes["max_batch_sizes"] = (options.max_num_seqs,)
+    if options.max_num_batched_tokens is not None:
+        changes["max_batched_tokens"] = options.max_num_batched_tokens
+    if options.step_model is not None:  # measured in one arrangement and one format
+        (model,) = question.models.values()
+        changes |= {
+            "step_model": options.step_model,
+            "pipeline_parallel": question.pipeline_parallel or (1,),
+            "expert_parallel": question.expert_parallel or (1,),
+            "weight_dtypes": question.weight_dtypes or (model.native_weight_dtype,),
+        }
+    return replace(question, **changes)  # type: ignore[arg-type]
+
+
+def _refuse_impossible(options: SimulationOptions) -> None:
+    for name, value in (
+        ("requests", options.requests),
+        ("kv_blocks", options.kv_blocks),
+        ("max_num_seqs", options.max_num_seqs),
+        ("max_num_batched_tokens", options.max_num_batched_tokens),
+        ("kv_link_bytes_per_s", options.kv_link_bytes_per_s),
+        ("rate_factor", options.rate_factor),
+    ):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{name} is {value:g}, and must be above 0.")
+    if options.decode_replicas < 0:
+        raise UsageError(f"decode_replicas is {options.decode_replicas}, and cannot be negative.")
+    tokens = options.max_num_batched_tokens
+    if tokens is not None and tokens > GRID[-1]:
+        raise UsageError(
+            f"max_num_batched_tokens is {tokens:,}; "
+            f"step times are known up to {GRID[-1]:,.0f} tokens."
+        )
+
+
+def _recommended(question: Question) -> _Chosen:
+    """The recommended scenario of the plan, with all its replicas."""
+    plan = plan_fleet(question)
+    if plan.deployment is None or plan.candidate is None:
+        why = plan.infeasible.reason if plan.infeasible else "nothing keeps the promises"
+        raise UsageError(f"there is no recommended fleet to simulate: {why}.", hint=_STATE_FLEET)
+    name = design_policy(question).name
+    scenario = next((s for s in plan.scenarios if s.name == name), plan.scenarios[0])
+    (pool,) = scenario.pools
+    told = _counted_out(pool.replicas, pool.deployment)
+    return _Chosen(
+        candidate=plan.candidate,
+        deployment=pool.deployment,
+        replicas=pool.replicas,
+        said=f"the {scenario.name} plan, spares at work too: {told}",
+    )
+
+
+def _stated(
+    question: Question, options: SimulationOptions, fleet: StatedFleet, candidate: Candidate
+) -> _Chosen:
+    """The fleet as stated; what is left open is chosen as `capacity` does.
+
+    Servers are filled with replicas. A count of GPUs counts replicas, of as many GPUs as the stated
+    arrangement has. With the engine's own number of blocks a model runs even where our account of
+    the memory says it cannot.
+    """
+    server = candidate.server if candidate.whole_servers else None
+    arranged = any((fleet.tensor_parallel, fleet.pipeline_parallel, fleet.expert_parallel))
+    if arranged and server is None:
+        fleet = replace(
+            fleet,
+            tensor_parallel=fleet.tensor_parallel or 1,
+            pipeline_parallel=fleet.pipeline_parallel or 1,
+        )
+    restricted = restricted_to(question, candidate, fleet)
+    (model,) = question.models
+    whole = replace(design_policy(question), kv_budget_fraction=1.0)
+    rows = survey(restricted, whole).pools[0][model]
+    gpus = fleet.units * server.gpus if server else RANKED_GPUS
+    ranked = rank_arrangements(restricted, candidate, gpus, rows)
+    notes: tuple[str, ...] = ()
+    if ranked:
+        deployment = ranked[0][2].deployment
+    else:
+        misfits = [
+            row.deployment
+            for row in rows
+            if isinstance(row, Misfit) and replicas_in(candidate, row.deployment, gpus)
+        ]
+        if options.kv_blocks is None or not misfits:
+            raise InputError(
+                f'is "{fleet.text}", which will not start: {why_none_starts(rows, gpus)}.',
+                hint="Give each replica more GPUs (:tp4), a smaller model or an 8-bit format.",
+                key="fleet",
+            )
+        deployment = min(misfits, key=lambda d: (compromises(d), d.gpus))
+        notes = ("by our account of the memory it does not fit; the stated KV blocks are believed",)
+    replicas = replicas_in(candidate, deployment, gpus) if server else fleet.units
+    said = _counted_out(replicas, deployment)
+    if server:
+        said += f" in {fleet.units} {server.name}"
+    if not arranged:
+        notes = (f"{deployment.describe()} was chosen: the most per GPU of all that fit", *notes)
+    return _Chosen(
+        candidate=candidate, deployment=deployment, replicas=replicas, said=said, notes=notes
+    )
+
+
+def _counted_out(replicas: int, deployment: Deployment) -> str:
+    """Like "4 replicas of 2 H200-SXM: 8 GPUs (TP2 fp8, KV cache bf16)"."""
+    gpus = replicas * deployment.gpus
+    return (
+        f"{replicas} {'replica' if replicas == 1 else 'replicas'} of {deployment.gpus} "
+        f"{deployment.gpu.name}: {gpus} {'GPU' if gpus == 1 else 'GPUs'} "
+        f"({deployment.describe()}, KV cache {deployment.kv_dtype})"
+    )
+
+
+# ── the engine of a replica ─────────────────────────────────────────────────────────────────────
+
+
+def _engine(
+    question: Question, chosen: _Chosen, options: SimulationOptions
+) -> tuple[EngineModel, tuple[str, ...]]:
+    candidate, deployment = chosen.candidate, chosen.deployment
+    profile = deployment.engine
+    pool = kv_pool(
+        deployment,
+        runtime_overhead_bytes_per_gpu=stated_overhead_bytes_per_gpu(question, candidate),
+        engine_blocks=options.kv_blocks,
+    )
+    if pool.units < 1:
+        raise InputError(
+            f"leave none to use: the engine keeps {profile.kept_back_blocks} back."
+            if options.kv_blocks is not None
+            else f"of {deployment.describe()} on {deployment.gpu.name} have no room in its memory.",
+            hint="State more KV blocks, or give a replica more memory.",
+            key="KV blocks",
+        )
+    table = step_table(question, candidate, deployment)
+    if pool.window_blocks:  # the cache and the time it takes to read know of one window
+        table = replace(table, window_tokens=deployment.model.window_tokens)
+    model = EngineModel(
+        table=table,
+        kv=pool,
+        max_num_seqs=min(deployment.max_batch_size, deployment.max_batched_tokens),
+        max_num_batched_tokens=deployment.max_batched_tokens,
+        policy=options.policy or profile.policy,
+        chunked_prefill=profile.chunked_prefill,
+        whole_prompt_fits=profile.whole_prompt_fits,
+        prefix_cache=profile.prefix_cache if options.prefix_cache is None else options.prefix_cache,
+        max_context_tokens=deployment.model.max_context_tokens,
+    )
+    if not model.prefix_cache or not (pool.window_blocks or pool.sequence_units):
+        return model, ()
+    if options.prefix_cache:
+        raise UsageError(
+            f"{deployment.model.name} has windowed or linear layers;"
+            " its prefix cache is not simulated."
+        )
+    note = "no prefix cache is simulated: the model has windowed or linear layers"
+    return replace(model, prefix_cache=False), (note,)
+
+
+# ── the fleet ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _fleet(
+    chosen: _Chosen, engine: EngineModel, traffic: OfferedLoad, options: SimulationOptions
+) -> tuple[SimulatedFleet, tuple[str, ...]]:
+    start_s, notes = startup_s(chosen.deployment), []
+    told_start = (
+        f"{format_time(start_s)} to start a replica: "
+        f"{format_bytes(weights_bytes_per_gpu(chosen.deployment) * chosen.deployment.gpus)} "
+        f"of weights at {WEIGHTS_READ_BYTES_PER_S / 1e9:.2f} GB/s and {ENGINE_START_S:.0f} s"
+    )
+    outages = tuple(
+        replace(outage, up_s=outage.down_s + start_s) if math.isnan(outage.up_s) else outage
+        for outage in options.outages
+    )
+    autoscaler = options.autoscaler
+    if autoscaler is not None and math.isnan(autoscaler.startup_s):
+        autoscaler = replace(autoscaler, startup_s=start_s)
+    if outages != options.outages or autoscaler != options.autoscaler:
+        notes.append(told_start)
+    if options.prefix_cache and traffic.requests.prefix_ids is None:
+        notes.append("the prefix cache finds nothing: only a trace has prefixes to find")
+    split = None
+    if options.decode_replicas:
+        split, told = _disaggregation(chosen.deployment, engine, traffic.requests, options)
+        notes.append(told)
+    fleet = SimulatedFleet(
+        engine=engine,
+        replicas=chosen.replicas,
+        router=options.router,
+        router_lag_s=options.router_lag_s,
+        outages=outages,
+        retry=options.retry,
+        autoscaler=autoscaler,
+        disaggregation=split,
+    )
+    _refuse_impossible_events(fleet)
+    last_s = float(traffic.requests.arrival_s[-1])
+    late = [outage for outage in outages if outage.down_s > last_s]
+    if late and traffic.clients is None:
+        notes.append(
+            f"{len(late)} of {len(outages)} outages begin after the last arrival, "
+            f"{format_time(last_s)} after the first"
+        )
+    return fleet, tuple(notes)
+
+
+def _refuse_impossible_events(fleet: SimulatedFleet) -> None:
+    """Raise UsageError for outages and scaling that this fleet cannot have."""
+    for outage in fleet.outages:
+        if not 0 <= outage.replica < fleet.replicas:
+            raise UsageError(
+                f"an outage names replica {outage.replica}; there are {fleet.replicas}.",
+                hint=f"They are numbered from 0 to {fleet.replicas - 1}.",
+            )
+        if not 0 <= outage.down_s < outage.up_s:
+            raise UsageError(
+                f"an outage of replica {outage.replica} ends at {outage.up_s:g} s, "
+                f"and begins at {outage.down_s:g} s."
+            )
+    ordered = sorted(fleet.outages, key=lambda outage: (outage.replica, outage.down_s))
+    for first, second in pairwise(ordered):
+        if first.replica == second.replica and second.down_s < first.up_s:
+            raise UsageError(f"two outages of replica {first.replica} overlap.")
+    scaler = fleet.autoscaler
+    if scaler is None:
+        return
+    if not 0 < scaler.least <= fleet.replicas:
+        raise UsageError(
+            f"the autoscaler keeps at least {scaler.least} of {fleet.replicas} replicas.",
+            hint="The fleet is the most it may start; at least one always runs.",
+        )
+    if not (scaler.outstanding > 0 and scaler.interval_s > 0 and scaler.startup_s >= 0):
+        raise UsageError("the autoscaler needs a positive target and interval.")
+
+
+def _disaggregation(
+    deployment: Deployment, engine: EngineModel, requests: Requests, options: SimulationOptions
+) -> tuple[Disaggregation, str]:
+    """The replicas that decode, and how long a cache takes to reach them.
+
+    bytes of the cache of a mean prompt, all layers / its tokens / link: windowed layers send their
+    window only. Without a stated link every GPU of a replica sends over its own network adapter.
+    """
+    tokens = float(requests.prompt_tokens.mean())
+    cache_bytes = deployment.model.kv_bytes_per_session(tokens, deployment.kv_dtype)
+    link, how = options.kv_link_bytes_per_s, "stated"
+    if link is None:
+        known = deployment.gpu.nic_bytes_per_s
+        link = (known or DEFAULT_NIC_BYTES_PER_S) * deployment.gpus
+        how = "the adapters of its GPUs" if known else "200 Gbit/s per GPU assumed"
+    split = Disaggregation(
+        engine=engine, replicas=options.decode_replicas, token_s=cache_bytes / tokens / link
+    )
+    return split, (
+        f"these compute prompts; {options.decode_replicas} more of the same kind produce the "
+        f"answers, {format_time(tokens * split.token_s)} after a mean prompt "
+        f"({format_bytes(cache_bytes)} over {link / 1e9:.1f} GB/s, {how})"
+    )
+
+
+# ── what is promised, and what it all rests on ──────────────────────────────────────────────────
+
+
+def _promises(question: Question) -> tuple[tuple[Promise, ...], tuple[str, ...]]:
+    """The promises that single calls can keep; of a chain only the time per token."""
+    promises = question.workload.promises
+    if sum(call.repeats for call in question.workload.calls) == 1:
+        return promises, ()
+    single = tuple(promise for promise in promises if promise.metric == "tpot")
+    if len(single) == len(promises):
+        return promises, ()
+    return single, (
+        "TTFT and E2E are promised of whole chains of calls; only the time per token is judged",
+    )
+
+
+def _that_count(question: Question, options: SimulationOptions) -> tuple[StatedInput, ...]:
+    """The inputs of the study that a stated fleet, or a recording, does not set aside."""
+
+    def counts(key: str) -> bool:
+        if options.fleet is not None and key.startswith(_OF_A_SEARCH):
+            return False
+        of_load = key.startswith("workload.") and key not in _BESIDE_THE_LOAD
+        return options.trace is None or not of_load
+
+    return tuple(told for told in question.inputs if counts(told.key))
+
+
+def _inputs(
+    chosen: _Chosen, engine: EngineModel, traffic: OfferedLoad, options: SimulationOptions
+) -> tuple[StatedInput, ...]:
+    """What the scene adds to the inputs of the study."""
+    pool, profile = engine.kv, chosen.deployment.engine
+
+    def told(
+        key: str, text: str, stated: object, evidence: Evidence, note: str = ""
+    ) -> StatedInput:
+        return StatedInput(
+            key=f"simulation.{key}",
+            text=text,
+            evidence=evidence if stated is None else _TOLD,
+            note=note if stated is None else "stated",
+        )
+
+    if pool.block_units == 1:
+        size = f"{pool.units:,} blocks of {pool.block_tokens} tokens"
+    else:
+        size = f"{format_bytes(pool.units)} on each GPU"
+    return (
+        told("fleet", chosen.said, options.fleet, Evidence.MODELLED),
+        StatedInput(key="simulation.load", text=traffic.said, evidence=traffic.evidence),
+        told(
+            "kv_pool",
+            size,
+            options.kv_blocks,
+            Evidence.MODELLED,
+            "computed; the engine's own count is better",
+        ),
+        told("max_num_seqs", f"{engine.max_num_seqs:,}", options.max_num_seqs, Evidence.DATASHEET),
+        told(
+            "max_num_batched_tokens",
+            f"{engine.max_num_batched_tokens:,}",
+            options.max_num_batched_tokens,
+            Evidence.DATASHEET,
+        ),
+        told(
+            "policy", engine.policy, options.policy, Evidence.DATASHEET, f"{profile.name} default"
+        ),
+        told(
+            "prefix_cache",
+            "on" if engine.prefix_cache else "off",
+            options.prefix_cache,
+            Evidence.DATASHEET,
+        ),
+        StatedInput(key="simulation.router", text=options.router, evidence=_TOLD),
+    )
