@@ -65,15 +65,19 @@ def refuse_unwritable(path: Path | None) -> None:
         raise UsageError(f"there is no directory {parent} to write {path.name} in.")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to `path` whole or not at all; what was there stays until then."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` whole or not at all; what was there stays until then.
+
+    Text is written as UTF-8.
+    """
+    data = content.encode() if isinstance(content, str) else content
     refuse_unwritable(path)
     target = path.resolve()  # through a symbolic link, which stays one
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(name, _mode_of(target))  # noqa: PTH101 — a name, as mkstemp gives it

@@ -14,7 +14,17 @@ from typing import Literal
 from tonnage.errors import UnitError
 
 Dimension = Literal[
-    "time", "bytes", "tokens", "words", "rate", "token_rate", "fraction", "price", "power", "count"
+    "time",
+    "bytes",
+    "bandwidth",
+    "tokens",
+    "words",
+    "rate",
+    "token_rate",
+    "fraction",
+    "price",
+    "power",
+    "count",
 ]
 
 GIB = 2**30
@@ -63,6 +73,7 @@ _BYTES = {
     "TiB": 2.0**40,
     "PiB": 2.0**50,
 }
+_BITS = {"Mbit": 1e6, "Gbit": 1e9, "Tbit": 1e12}
 _PER_TIME = {
     "s": 1.0,
     "sec": 1.0,
@@ -83,6 +94,7 @@ _NUMBER = re.compile(r"^\s*([-+]?(?:\d[\d_,  ]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s
 EXAMPLES: dict[str, str] = {
     "time": '"1.5 s", "200 ms" or "8 h"',
     "bytes": '"80 GB" or "120 GiB"',
+    "bandwidth": '"50 GB/s" or "400 Gbit/s"',
     "tokens": '"3500 tokens", "128 k tokens" or "600 words"',
     "words": '"600 words"',
     "rate": '"31/s", "7 requests/s" or "2 M requests/day"',
@@ -95,6 +107,7 @@ EXAMPLES: dict[str, str] = {
 _NAMES = {
     "time": "a time",
     "bytes": "an amount of memory",
+    "bandwidth": "a bandwidth",
     "tokens": "a length",
     "words": "a length in words",
     "rate": "a rate of requests",
@@ -165,6 +178,20 @@ def parse_bytes(text: str | float) -> float:
     if unit not in _BYTES:
         raise _not_a("bytes", text, why=f"has an unknown unit “{unit}”")
     return value * _BYTES[unit]
+
+
+def parse_bytes_per_s(text: str) -> float:
+    """Text like "50 GB/s" or, as networks are sold, "400 Gbit/s" -> bytes per second."""
+    value, unit = _split(text, "bandwidth")
+    amount, slash, time = unit.partition("/")
+    amount = amount.strip()
+    if not (slash and time.strip() in {"s", "sec", "second"}):
+        raise _not_a("bandwidth", text, why="is not per second" if unit else "has no unit")
+    if amount in _BITS:
+        return value * _BITS[amount] / 8
+    if amount not in _BYTES:
+        raise _not_a("bandwidth", text, why=f"has an unknown unit “{unit}”")
+    return value * _BYTES[amount]
 
 
 def parse_length(text: str | float) -> tuple[float, Literal["tokens", "words"]]:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from tonnage.cli.asked import Asked
 from tonnage.cli.measure_flags import FLAGS
 from tonnage.cli.measure_question import (
-    Asked,
     levels_of,
     limits_of,
     prompts_of,

@@ -153,7 +153,13 @@ def json_tables() -> dict[str, dict[str, str]]:
 
 def published() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every table that the page needs: its heading, and what it describes."""
-    headings = {"plan": "the report", "run": "a run", "request": "a request", "fits": "fits"}
+    headings = {
+        "plan": "the report",
+        "run": "a run",
+        "request": "a request",
+        "fits": "fits",
+        "simulation": "a simulation",
+    }
     for document in get_args(DocumentName):
         node: Any = schema(document)
         yield headings[document], node

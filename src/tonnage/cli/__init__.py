@@ -20,6 +20,7 @@ from tonnage.cli import (
     init,
     measure,
     parameter,
+    simulate,
     size,
     sizing,
 )
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command(cls=GroupedOptions)(size.size)
 app.command(cls=GroupedOptions)(capacity.capacity)
+app.command(cls=GroupedOptions)(simulate.simulate)
 app.command(cls=measure.CommandAfterDashes)(measure.measure)
 app.command(cls=GroupedOptions)(fit.fit)
 app.command(cls=GroupedOptions)(init.init)

@@ -115,7 +115,8 @@ def measure(
     goes on where it stopped. Exit codes: 0 measured, 2 wrong use, 3 levels are missing or nothing
     was answered, 4 no load keeps the promises of --search, 130 interrupted.
     """  # noqa: D301 — the backspace says to leave the lines of its paragraph alone
-    from tonnage.cli.measure_question import Asked, question_of  # noqa: PLC0415 — cold start
+    from tonnage.cli.asked import Asked  # noqa: PLC0415 — cold start
+    from tonnage.cli.measure_question import question_of  # noqa: PLC0415 — cold start
 
     asked = Asked(told)
     question = question_of(target, tuple(ctx.meta.get("command", ())), asked, stream=not no_stream)

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tonnage.cli.flags import Told, read_quantity
+from tonnage.cli.asked import Asked
 from tonnage.cli.measure_flags import (
     DEFAULT_CONCURRENCIES,
     DEFAULT_OUTPUT_TOKENS,
     DEFAULT_PROMPT_TOKENS,
-    FLAGS,
 )
 from tonnage.cli.secret_headers import secret_headers
 from tonnage.cli.series import parse_series
@@ -25,14 +24,10 @@ from tonnage.errors import UsageError
 from tonnage.files import sha256_of
 from tonnage.measurement.load import Level, PromptSpec, TargetSpec, level_name
 from tonnage.measurement.load.campaign import Campaign, Search
-from tonnage.spelling import nearest
 from tonnage.units import (
     format_number,
     parse_count,
-    parse_fraction,
     parse_rate,
-    parse_time_s,
-    parse_tokens,
 )
 
 APIS = ("chat", "completions", "nat", "json")
@@ -59,9 +54,7 @@ _KINDS = {
     "nemo": "a workflow run in this process",
     "command": "a command",
 }
-_BY_NAME = {flag.name: flag for flag in FLAGS}
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-Parser = Callable[[str], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,62 +66,6 @@ class Question:
     limits: Mapping[str, float]
     workers: int | None
     cluster: str | None
-
-
-class Asked:
-    """What was told, read by the name of its flag."""
-
-    def __init__(self, told: Told) -> None:
-        self._told = {flag.name: value for flag, value in told.items()}
-
-    def __contains__(self, name: str) -> bool:
-        """Whether the flag was given."""
-        return name in self._told
-
-    def text(self, name: str) -> str | None:
-        """The value as it was typed."""
-        value = self._told.get(_BY_NAME[name].name)
-        return value if isinstance(value, str) else None
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        """The values of a flag that may be repeated."""
-        return tuple(self._told.get(_BY_NAME[name].name, ()))
-
-    def choice(self, name: str, among: tuple[str, ...]) -> str | None:
-        """One of `among`."""
-        text = self.text(name)
-        if text is None or text in among:
-            return text
-        meant = nearest(text, among) or among
-        raise UsageError(f'{name} "{text}" is not one.', hint=f"Did you mean {' or '.join(meant)}?")
-
-    def time_s(self, name: str) -> float | None:
-        """A time above 0, in seconds."""
-        return self._quantity(name, parse_time_s)
-
-    def share(self, name: str) -> float | None:
-        """A number from 0 up."""
-        return self._quantity(name, parse_fraction, zero=True)
-
-    def count(self, name: str) -> int | None:
-        """A whole number above 0."""
-        value = self._quantity(name, parse_count)
-        return self._whole(name, value)
-
-    def tokens(self, name: str) -> int | None:
-        """A whole number of tokens above 0."""
-        return self._whole(name, self._quantity(name, parse_tokens))
-
-    def _whole(self, name: str, value: float | None) -> int | None:
-        if value is not None and value != int(value):
-            raise UsageError(f"{name} must be a whole number, not {self.text(name)}.")
-        return None if value is None else int(value)
-
-    def _quantity(self, name: str, parse: Parser, *, zero: bool = False) -> float | None:
-        text = self.text(name)
-        if text is None:
-            return None
-        return read_quantity(text, flag=name, parse=parse, zero=zero)
 
 
 # ── what was told -> nouns ──────────────────────────────────────────────────────────────────────

@@ -35,7 +35,7 @@ SCHEMA_VERSION = "1.0"
 PERCENTILES = (50, 90, 95, 99)
 
 Json = dict[str, object]
-DocumentName = Literal["plan", "run", "request", "fits"]
+DocumentName = Literal["plan", "run", "request", "fits", "simulation"]
 
 
 def render_json(report: Report) -> str:
@@ -46,8 +46,9 @@ def render_json(report: Report) -> str:
 def schema(document: DocumentName = "plan") -> Json:
     """The published JSON Schema (draft 2020-12) of a document.
 
-    "plan" is what `tonnage size` prints, "fits" what `tonnage fit` does, "run" a run.json and what
-    `tonnage measure` prints, "request" a line of a requests.jsonl.
+    "plan" is what `tonnage size` prints, "fits" what `tonnage fit` does, "simulation" what
+    `tonnage simulate` does, "run" a run.json and what `tonnage measure` prints, "request" a line of
+    a requests.jsonl.
     """
     file = resources.files("tonnage.report").joinpath("schemas", f"{document}.json")
     loaded: Json = json.loads(file.read_text(encoding="utf-8"))

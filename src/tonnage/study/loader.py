@@ -5,7 +5,6 @@ Everything that reads the disk happens here, once; what a study asks is then pur
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
@@ -16,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from tonnage.engine import StepModel
 from tonnage.errors import InputError, InputErrors
-from tonnage.evidence import Evidence
 from tonnage.files import load_text
 from tonnage.study.document import (
     LOAD_FORMS,
@@ -31,7 +29,7 @@ from tonnage.study.document import (
     told_leaves,
 )
 from tonnage.study.lengths import Reckoner, TextCount, count_text
-from tonnage.study.mistakes import Finding, Places, check_shape, did_you_mean, touches, value_at
+from tonnage.study.mistakes import Finding, Places, check_shape, touches, value_at
 from tonnage.study.reader import parse_yaml
 from tonnage.study.rules import (
     find_contradictions,
@@ -39,15 +37,13 @@ from tonnage.study.rules import (
     find_impossible,
     without_empty_sections,
 )
+from tonnage.study.step_model import load_step_model
 from tonnage.tokenizer import load_tokenizer
 from tonnage.units import WORDS_PER_TOKEN
 
 if TYPE_CHECKING:
     from tonnage.fleet import Question
     from tonnage.study.names import StudyCatalog
-
-STEP_MODEL_KEYS = ("base_s", "per_prefill_token_s", "per_sequence_s", "per_kv_token_s")
-STEP_LIMIT_S = 1e6  # longer than any step of an engine
 
 # A flag that states the load anew takes the place of what the file says, and so on.
 _ALTERNATIVES: tuple[tuple[Key, tuple[Key, ...]], ...] = (
@@ -354,42 +350,11 @@ def _load_step_model(document: Document, folder: Path) -> tuple[StepModel | None
         return None, []
     key: Key = ("engine", "step_model")
     try:
-        values = json.loads(load_text(folder / name), parse_constant=_refuse_constant)
-    except InputError as error:
-        return None, [_about_file(key, error)]
-    except (ValueError, RecursionError) as error:
-        return None, [Finding(key, f"names {name}, which is not JSON: {error}.")]
-    if not isinstance(values, dict):
-        return None, [Finding(key, f"names {name}, which must hold {', '.join(STEP_MODEL_KEYS)}.")]
-    findings = [
-        Finding(
-            key,
-            f'names {name}, where "{wrong}" is not a key.',
-            did_you_mean(wrong, STEP_MODEL_KEYS),
-        )
-        for wrong in values
-        if wrong not in (*STEP_MODEL_KEYS, "source")
-    ]
-    numbers: dict[str, float] = {}
-    for wanted in STEP_MODEL_KEYS:
-        value = values.get(wanted)
-        usable = isinstance(value, int | float) and not isinstance(value, bool)
-        if usable and 0 <= value <= STEP_LIMIT_S:  # type: ignore[operator]
-            numbers[wanted] = float(value)  # type: ignore[arg-type]
-        else:
-            findings.append(
-                Finding(key, f"names {name}, where {wanted} must be a time in seconds, 0 or more.")
-            )
-    if not findings and not any(numbers.values()):
-        findings.append(Finding(key, f"names {name}, where every time is 0."))
-    if findings:
-        return None, findings
-    source = values.get("source")
-    model = StepModel(
-        **numbers, source=source if isinstance(source, str) else name, evidence=Evidence.CALIBRATED
-    )
-    return model, []
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
+        return load_step_model(folder / name, name=name), []
+    except InputErrors as errors:
+        return None, [
+            Finding(key, f"names {name}, where {error.key} {error.message}", error.hint)
+            if error.key
+            else _about_file(key, error)
+            for error in errors.errors
+        ]

@@ -1,0 +1,277 @@
+"""A SimulationAnswer -> the JSON report of a simulation, described by `schemas/simulation.json`.
+
+The same question with the same seed gives the same bytes: nothing here is of the clock or of the
+machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+
+from tonnage.fleet import Scene, SimulationAnswer
+from tonnage.queueing.simulation import (
+    STATUSES,
+    Attainment,
+    Distribution,
+    EngineModel,
+    Estimate,
+    Records,
+    SimulatedFleet,
+    Summary,
+    Timeline,
+    Totals,
+    Verdict,
+)
+from tonnage.report.json import Json, with_explanations
+from tonnage.version import __version__
+from tonnage.workload import PERCENTILES, Promise
+
+SCHEMA_VERSION = "1.0"
+FINISHED = STATUSES.index("finished")
+
+
+def simulation_data(answer: SimulationAnswer) -> Json:
+    """The whole answer, ready for `json.dumps`."""
+    scene, summary = answer.scene, answer.summary
+    data: Json = {
+        "schema_version": SCHEMA_VERSION,
+        "tonnage_version": __version__,
+        "name": scene.name,
+        "seed": scene.seed,
+        "stable": summary.stability.stable,
+        "verdict": verdict_of(summary),
+        "requests": {
+            "arrived": summary.arrived,
+            "finished": summary.finished,
+            "rejected": summary.rejected,
+            "lost": summary.lost,
+            "unfinished": summary.unfinished,
+            "counted": summary.counted,
+        },
+        "ttft_s": _distribution(summary.ttft),
+        "tpot_s": _distribution(summary.tpot),
+        "e2e_s": _distribution(summary.e2e),
+        "slo": {promise_key(each.promise): each.share.value for each in summary.attainments},
+        "promises": [_attainment(each) for each in summary.attainments],
+        "goodput": {
+            "share": _value(summary.goodput_share),
+            "share_interval_90": _interval(summary.goodput_share),
+            "requests_per_s": summary.goodput_requests_per_s,
+        },
+        "throughput": {
+            "offered_requests_per_s": summary.offered_requests_per_s,
+            "requests_per_s": summary.requests_per_s,
+            "output_tokens_per_s": summary.output_tokens_per_s,
+        },
+        "kv": {
+            "peak_fraction": summary.kv_peak_fraction,
+            "preemptions": summary.preemptions,
+            "prefix_hit_share": summary.prefix_hit_share,
+        },
+        "limits_hit": dict(summary.limits_hit),
+        "stability": {
+            "growth_requests_per_s": summary.stability.growth_requests_per_s,
+            "explanation": summary.stability.explanation,
+        },
+        "window_s": list(summary.window_s),
+        "until_s": answer.simulated.until_s,
+        "load": _load(scene, answer.simulated.records),
+        "fleet": _fleet(scene),
+        "replicas": [
+            _replica(number, totals, answer)
+            for number, totals in enumerate(answer.simulated.totals)
+        ],
+        "timeline": _timeline(answer.simulated.timeline),
+        "inputs": [asdict(each) | {"evidence": each.evidence.label} for each in scene.inputs],
+        "notes": list(notes_of(answer)),
+    }  # fmt: skip
+    return with_explanations(data, _why_null(answer))
+
+
+def verdict_of(summary: Summary) -> Verdict | None:
+    """Of all promises together; None when nothing is promised."""
+    verdicts = {each.verdict for each in summary.attainments}
+    order: tuple[Verdict, ...] = ("missed", "unresolved", "kept")
+    return next((each for each in order if each in verdicts), None)
+
+
+def promise_key(promise: Promise) -> str:
+    """As "ttft_p95"."""
+    return f"{promise.metric}_p{promise.percentile:g}"
+
+
+def notes_of(answer: SimulationAnswer) -> tuple[str, ...]:
+    """What to know about the load, the run and its statistics, each once."""
+    every = (*answer.scene.notes, *answer.simulated.notes, *answer.summary.notes)
+    return tuple(dict.fromkeys(every))
+
+
+def finished_on(records: Records, replica: int) -> int:
+    """Requests whose answers this replica ended."""
+    return int(np.count_nonzero((records.replica == replica) & (records.status == FINISHED)))
+
+
+def _why_null(answer: SimulationAnswer) -> dict[str, str]:
+    summary = answer.summary
+    reasons = {
+        f"{name}_s": "no request of the steady window has this"
+        for name, distribution in (
+            ("ttft", summary.ttft),
+            ("tpot", summary.tpot),
+            ("e2e", summary.e2e),
+        )
+        if distribution is None
+    }
+    if not summary.attainments:
+        reasons["goodput"] = "nothing is promised"
+    reasons |= {
+        f"fleet.outages[{number}].up_s": "it does not come back"
+        for number, outage in enumerate(answer.scene.fleet.outages)
+        if math.isinf(outage.up_s)
+    }
+    return reasons
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
+
+
+def _interval(estimate: Estimate | None) -> list[float] | None:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return [estimate.low, estimate.high]
+
+
+def _distribution(found: Distribution | None) -> Json:
+    estimates: dict[str, Estimate | None] = {"mean": found.mean if found else None}
+    for percentile in PERCENTILES:
+        estimates[f"p{percentile:g}"] = found.percentiles.get(percentile) if found else None
+    return {
+        **{name: _value(estimate) for name, estimate in estimates.items()},
+        "interval_90": {name: _interval(estimate) for name, estimate in estimates.items()},
+        "count": found.count if found else 0,
+    }
+
+
+def _attainment(each: Attainment) -> Json:
+    return {
+        "promise": promise_key(each.promise),
+        **asdict(each.promise),
+        "evidence": each.promise.evidence.label,
+        "attainment": each.share.value,
+        "attainment_interval_90": _interval(each.share),
+        "reached_s": _value(each.reached),
+        "reached_interval_90": _interval(each.reached),
+        "verdict": each.verdict,
+    }
+
+
+def _load(scene: Scene, records: Records) -> Json:
+    first, after = scene.counted
+    return {
+        "description": scene.load,
+        "clients": asdict(scene.clients) if scene.clients else None,
+        "warmup_requests": first,
+        "cooldown_requests": max(len(records) - after, 0),
+        "prompt_tokens_mean": _mean(records.prompt_tokens),
+        "prompt_tokens_max": _most(records.prompt_tokens),
+        "output_tokens_mean": _mean(records.output_tokens),
+        "output_tokens_max": _most(records.output_tokens),
+    }
+
+
+def _mean(tokens: np.ndarray) -> float | None:
+    return float(tokens.mean()) if len(tokens) else None
+
+
+def _most(tokens: np.ndarray) -> int | None:
+    return int(tokens.max()) if len(tokens) else None
+
+
+def _fleet(scene: Scene) -> Json:
+    fleet, deployment = scene.fleet, scene.deployment
+    server = scene.candidate.server if scene.candidate.whole_servers else None
+    return {
+        "model": deployment.model.name,
+        "gpu": deployment.gpu.name,
+        "server": server.name if server else None,
+        "gpus": scene.gpus,
+        "gpus_per_replica": deployment.gpus,
+        "replicas": fleet.replicas,
+        "tensor_parallel": deployment.tensor_parallel,
+        "pipeline_parallel": deployment.pipeline_parallel,
+        "expert_parallel": deployment.expert_parallel,
+        "weight_dtype": deployment.weight_dtype,
+        "kv_dtype": deployment.kv_dtype,
+        "engine": deployment.engine.name,
+        "engine_versions": deployment.engine.versions,
+        "limits": _limits(fleet.engine),
+        "step_evidence": fleet.engine.table.evidence.label,
+        "router": fleet.router,
+        "router_lag_s": fleet.router_lag_s,
+        "retry": fleet.retry,
+        "outages": [
+            {
+                "replica": each.replica,
+                "down_s": each.down_s,
+                "up_s": None if math.isinf(each.up_s) else each.up_s,
+            }
+            for each in fleet.outages
+        ],
+        "autoscaler": asdict(fleet.autoscaler) if fleet.autoscaler else None,
+        "disaggregation": _disaggregation(fleet),
+    }
+
+
+def _limits(engine: EngineModel) -> Json:
+    return {
+        "policy": engine.policy,
+        "max_num_seqs": engine.max_num_seqs,
+        "max_num_batched_tokens": engine.max_num_batched_tokens,
+        "max_context_tokens": engine.max_context_tokens,
+        "chunked_prefill": engine.chunked_prefill,
+        "prefix_cache": engine.prefix_cache,
+        "kv_units": engine.kv.units,
+        "block_tokens": engine.kv.block_tokens,
+        "block_units": engine.kv.block_units,
+        "window_block_units": engine.kv.window_block_units,
+        "window_blocks": engine.kv.window_blocks,
+        "sequence_units": engine.kv.sequence_units,
+    }
+
+
+def _disaggregation(fleet: SimulatedFleet) -> Json | None:
+    split = fleet.disaggregation
+    if split is None:
+        return None
+    return {
+        "replicas": split.replicas,
+        "limits": _limits(split.engine),
+        "token_s": split.token_s,
+        "latency_s": split.latency_s,
+    }
+
+
+def _replica(number: int, totals: Totals, answer: SimulationAnswer) -> Json:
+    return {
+        "replica": number,
+        "decodes_only": number >= answer.scene.fleet.replicas,
+        "finished": finished_on(answer.simulated.records, number),
+        **asdict(totals),
+    }
+
+
+def _timeline(timeline: Timeline) -> Json:
+    """Columns of equal length; of the cache, the mean and the fullest of the replicas."""
+    kv = timeline.kv_fraction.reshape(len(timeline.at_s), -1)
+    return {
+        "at_s": timeline.at_s.tolist(),
+        "running": timeline.running.tolist(),
+        "waiting": timeline.waiting.tolist(),
+        "replicas_up": timeline.replicas_up.tolist(),
+        "kv_fraction_mean": kv.mean(axis=1).tolist() if kv.size else [],
+        "kv_fraction_max": kv.max(axis=1).tolist() if kv.size else [],
+    }

@@ -1,0 +1,255 @@
+"""The report of a simulation: the verdict first, every figure with its luck, nothing left out."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.report.documents import checked
+from tests.report.simulated import (
+    ENGINE,
+    PROMISES,
+    REQUESTS,
+    around,
+    attainment,
+    simulation,
+    some_rejected,
+)
+from tonnage.queueing.simulation import (
+    Autoscaler,
+    Clients,
+    Disaggregation,
+    Estimate,
+    Outage,
+    Stability,
+)
+from tonnage.report.json import render_json
+from tonnage.report.markdown import render_markdown
+from tonnage.report.simulation import refusal_of, report_simulation
+from tonnage.report.text import render_text
+
+OVERLOADED = Stability(
+    stable=False, growth_requests_per_s=0.83, explanation="The backlog grows by 0.83 requests/s."
+)
+
+
+def on(answer, **changes):
+    """The same on another fleet."""
+    fleet = replace(answer.scene.fleet, **changes)
+    return replace(answer, scene=replace(answer.scene, fleet=fleet))
+
+
+def data(answer):
+    text = render_json(report_simulation(answer))
+    return checked(json.loads(text, parse_constant=pytest.fail), "simulation")
+
+
+def words(answer, **options):
+    """The text of the report, however its lines are broken."""
+    return " ".join(render_text(report_simulation(answer), width=160, **options).split())
+
+
+EVERY_KIND = {
+    "kept": simulation(),
+    "missed": simulation(
+        attainments=(
+            attainment(PROMISES[0], "missed", 2.1),
+            attainment(PROMISES[1], "unresolved", 0.0497),
+        )
+    ),
+    "unresolved": simulation(attainments=(attainment(PROMISES[0], "unresolved", 1.48),)),
+    "nothing promised": simulation(attainments=(), goodput_share=None, goodput_requests_per_s=None),
+    "overloaded": simulation(stability=OVERLOADED),
+    "rejected": some_rejected(simulation(), 10),
+    "never reached": simulation(
+        attainments=(replace(attainment(PROMISES[0], "missed", 1.0), reached=None),)
+    ),
+    "nothing measured": simulation(ttft=None, tpot=None, e2e=None),
+    "deserted": simulation(unfinished=7, lost=3),
+    "one replica": simulation(replicas=1),
+    "many replicas": simulation(replicas=12),
+    "no intervals": simulation(
+        attainments=(
+            replace(
+                attainment(PROMISES[0], "kept", 1.0),
+                reached=Estimate(value=1.0),
+                share=Estimate(value=0.97),
+            ),
+        )
+    ),
+    "outages": on(
+        simulation(),
+        outages=(
+            Outage(replica=0, down_s=60.0, up_s=120.0),
+            Outage(replica=1, down_s=90.0, up_s=math.inf),
+        ),
+        retry=False,
+        router="kv-aware",
+        router_lag_s=0.2,
+        autoscaler=Autoscaler(least=1, outstanding=8.0, interval_s=15.0, startup_s=120.0),
+    ),
+    "apart": on(
+        simulation(),
+        replicas=1,
+        disaggregation=Disaggregation(engine=ENGINE, replicas=1, token_s=3e-6),
+    ),
+}
+KINDS = pytest.mark.parametrize("answer", EVERY_KIND.values(), ids=EVERY_KIND)
+
+
+@KINDS
+def test_the_document_is_what_its_schema_says(answer):
+    data(answer)
+
+
+@KINDS
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_the_text_fits(answer, width):
+    text = render_text(report_simulation(answer), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "nan" not in text.split()
+
+
+@KINDS
+def test_markdown_says_the_same(answer):
+    text = render_markdown(report_simulation(answer))
+    assert text.startswith("# Support chatbot")
+    assert "## Every input" in text
+
+
+def test_the_contract():
+    found = data(simulation())
+    assert found["requests"]["arrived"] == found["requests"]["finished"] == REQUESTS
+    assert found["requests"]["rejected"] == found["requests"]["unfinished"] == 0
+    for metric in ("ttft_s", "tpot_s", "e2e_s"):
+        figures = [found[metric][name] for name in ("p50", "p90", "p95", "p99")]
+        assert figures == sorted(figures)
+        assert 0 < found[metric]["mean"] < figures[-1]
+    assert found["slo"] == {"ttft_p95": 0.93, "tpot_p95": 0.93}
+    assert found["throughput"]["requests_per_s"] == 3.98
+    assert found["throughput"]["output_tokens_per_s"] == 1001.0
+    assert found["kv"]["peak_fraction"] == 0.42
+    assert found["kv"]["preemptions"] == 3
+    assert found["stable"] is True
+
+
+def test_the_same_answer_is_the_same_bytes():
+    assert render_json(report_simulation(simulation())) == render_json(
+        report_simulation(simulation())
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("kept", "Kept every promise TTFT p95 710 ms (674–745 ms) of 1.5 s"),
+        ("missed", "Missed TTFT p95 ≤ 1.5 s reached 2.1 s (1.99–2.21 s)"),
+        ("missed", "93 % of the requests had TTFT within 1.5 s, where 95 % are promised."),
+        ("unresolved", "Unresolved TTFT p95 ≤ 1.5 s reached 1.48 s (1.41–1.55 s)"),
+        ("unresolved", "simulate more requests (--requests), or add a replica"),
+        ("unresolved", "tonnage simulate --requests 6800"),
+        ("overloaded", "Beyond capacity 0.83 requests/s more arrive than are answered"),
+        ("nothing promised", "Simulated 3.98 requests/s answered TTFT mean 342 ms"),
+        ("never reached", "Missed TTFT p95 ≤ 1.5 s not reached: too many requests had no answer"),
+        ("rejected", "200 requests of 2,000 were rejected"),
+        ("deserted", "7 requests were never answered"),
+        ("deserted", "3 requests were lost with the replica they were on"),
+        ("apart", "1 × TP2 fp8 for prompts and 1 for answers on H200-SXM (4 GPUs)"),
+        ("outages", "replica 0 stops at 60 s, until 120 s; what it held is lost"),
+        ("outages", "replica 1 stops at 90 s, for good"),
+        ("outages", "1 to 2 replicas at about 8 requests each"),
+        ("outages", "kv-aware, 200 ms behind"),
+        ("many replicas", "lowest 166"),
+    ],
+)
+def test_what_is_said(kind, said):
+    assert said in words(EVERY_KIND[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        ("kept", "kept"),
+        ("missed", "missed"),
+        ("unresolved", "unresolved"),
+        ("nothing promised", None),
+    ],
+)
+def test_the_verdict_is_the_worst_of_all_promises(kind, verdict):
+    assert data(EVERY_KIND[kind])["verdict"] == verdict
+
+
+def test_a_load_that_cannot_be_served_is_refused_with_a_remedy():
+    assert refusal_of(simulation()) is None
+    assert refusal_of(EVERY_KIND["missed"]) is None  # a missed promise is an answer
+    overloaded = refusal_of(EVERY_KIND["overloaded"])
+    assert overloaded is not None
+    assert "0.83 requests/s more arrive than are answered" in overloaded
+    assert "--fleet" in overloaded
+    rejected = refusal_of(EVERY_KIND["rejected"])
+    assert rejected is not None
+    assert rejected.startswith("200 requests can never be served")
+    deserted = refusal_of(simulation(unfinished=7))
+    assert deserted is not None
+    assert deserted.startswith("7 requests were never answered, as no replica is left")
+
+
+def test_what_never_comes_back_is_null_and_said():
+    found = data(EVERY_KIND["outages"])
+    assert [each["up_s"] for each in found["fleet"]["outages"]] == [120.0, None]
+    assert found["explanations"] == {"fleet.outages[1].up_s": "it does not come back"}
+
+
+def test_what_was_not_measured_is_null_and_said():
+    found = data(EVERY_KIND["nothing measured"])
+    assert found["ttft_s"]["p95"] is None
+    assert found["ttft_s"]["count"] == 0
+    assert set(found["explanations"]) == {"ttft_s", "tpot_s", "e2e_s"}
+
+
+def test_the_timeline_is_of_the_whole_fleet():
+    answer = simulation(replicas=3)
+    found = data(answer)["timeline"]
+    assert len({len(column) for column in found.values()}) == 1
+    kv = answer.simulated.timeline.kv_fraction
+    assert np.allclose(found["kv_fraction_max"], kv[:, 2])
+    assert np.allclose(found["kv_fraction_mean"], kv[:, 1])
+
+
+def test_replicas_count_what_they_finished():
+    found = data(some_rejected(simulation(replicas=2), 10))["replicas"]
+    assert [each["finished"] for each in found] == [800, 1000]
+
+
+def test_clients_are_told():
+    answer = simulation()
+    answer = replace(
+        answer, scene=replace(answer.scene, clients=Clients(count=32, think_time_s=10.0))
+    )
+    assert "32, thinking 10 s between requests" in words(answer)
+    assert data(answer)["load"]["clients"]["count"] == 32
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(1.0, "100 %"), (0.99999, "99.99 %"), (0.9995, "99.95 %"), (0.5, "50 %")]
+)
+def test_a_share_is_100_percent_only_when_it_is_all(share, shown):
+    answer = simulation(goodput_share=Estimate(value=share))
+    assert f"{shown} of the requests kept every promise at once" in words(answer)
+
+
+def test_a_narrow_interval_is_told_in_percent():
+    narrow = Estimate(value=0.214, low=0.2139, high=0.2141)
+    answer = simulation(
+        attainments=(replace(attainment(PROMISES[0], "kept", 0.2), reached=narrow),)
+    )
+    assert "TTFT p95 214 ms (± 0.1 %) of 1.5 s" in words(answer)
+
+
+def test_an_interval_over_two_units_names_both():
+    answer = simulation(
+        attainments=(replace(attainment(PROMISES[0], "kept", 0.2), reached=around(1.0)),)
+    )
+    assert "TTFT p95 1 s (950 ms–1.05 s) of 1.5 s" in words(answer)
