@@ -95,7 +95,8 @@ def compiled_kernel() -> Any:  # noqa: ANN401 — a module made at run time
 def prepare(kernel: Any, world: Any) -> None:  # noqa: ANN401 — as above, and the compiled make
     """Compile what is not in the cache, callees before callers and each for one set of types.
 
-    Level 2 of LLVM makes faster code than level 3 here, in half the time.
+    Only the code of `run` is ever executed, with all it calls linked in: it is optimised at level 2
+    of LLVM, which makes faster code than level 3 here; the others at level 1, to be small.
     """
     if is_prepared(kernel):
         return
@@ -109,10 +110,12 @@ def prepare(kernel: Any, world: Any) -> None:  # noqa: ANN401 — as above, and 
         "int": numba.int64,
         "float": numba.float64,
     }
+    # every symbol bears the names of its types, and this one would list all fields of all records
+    types["World"].name = "World"
     usual = config.OPT
-    config.OPT = type(usual)(2)
     try:
         for function in kernel.FUNCTIONS:
+            config.OPT = type(usual)(2 if function.py_func.__name__ == "run" else 1)
             takes = [t for name, t in function.py_func.__annotations__.items() if name != "return"]
             function.compile(tuple(types[name] for name in takes))
             function.disable_compile()

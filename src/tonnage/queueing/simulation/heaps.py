@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+STEP_SHIFT = 33  # the step is the high part of an entry
+NO_STEP = 1 << 60
+
+
 def compilable(function: Function) -> Function:
     """Mark a function that the compiled kernel holds too."""
     return function
@@ -24,15 +28,16 @@ def heap_push(world: Any, replica: Any, entry: int) -> None:
     heappush(world.steps[replica.index], entry)
 
 
-def heap_pop(world: Any, replica: Any) -> None:
+def heap_pop(world: Any, replica: Any) -> int:
     """Remove the first of these."""
-    heappop(world.steps[replica.index])
+    entry: int = heappop(world.steps[replica.index])
+    return entry
 
 
-def heap_top(world: Any, replica: Any) -> int:
-    """The first of these; there must be one."""
-    top: int = world.steps[replica.index][0]
-    return top
+def heap_step(world: Any, replica: Any) -> int:
+    """The step of the first of these; beyond any when there is none."""
+    entries = world.steps[replica.index]
+    return entries[0] >> STEP_SHIFT if entries else NO_STEP
 
 
 def event_push(world: Any, at_s: float, kind: int, subject: int) -> None:

@@ -22,13 +22,14 @@ import math
 from typing import Any, TypeAlias
 
 from tonnage.queueing.simulation.heaps import (
+    STEP_SHIFT,
     compilable,
     event_pop,
     event_push,
     event_time_s,
     heap_pop,
     heap_push,
-    heap_top,
+    heap_step,
 )
 
 # either make of each: see `world`
@@ -48,7 +49,7 @@ SENT, TRANSFERRED = 0, 1  # kinds of events
 REFUSED = -2  # where a request goes that no empty replica could ever serve
 
 SATURATION, FINISH = 0, 1  # kinds of entries in a replica's heap of steps
-STEP_SHIFT, KIND_SHIFT = 33, 32
+KIND_SHIFT = 32
 REQUEST_MASK = (1 << KIND_SHIFT) - 1
 
 # SGLang 0.5: what a running sequence is expected to produce still, as a share of what it may
@@ -84,6 +85,16 @@ def growth_units(world: World, replica: Replica, engine: Engine, first: int, ste
         if engine.window_units:
             growing += world.crossing[replica.growing_at + step % block]
     return crossings * engine.block_units + growing * engine.window_units
+
+
+@compilable
+def next_units(world: World, replica: Replica, engine: Engine) -> int:
+    """KV units that the decoding sequences take in the next step."""
+    place = replica.step % engine.block_tokens
+    units = world.crossing[replica.crossing_at + place] * engine.block_units
+    if engine.window_units:
+        units += world.crossing[replica.growing_at + place] * engine.window_units
+    return units
 
 
 @compilable
@@ -350,6 +361,7 @@ def join(world: World, replica: Replica, engine: Engine, q: int) -> None:
             request.growing = 0
             replica.window_kv_tokens += engine.window_tokens
     heap_push(world, replica, (request.finish_step << STEP_SHIFT) | (FINISH << KIND_SHIFT) | q)
+    replica.change = heap_step(world, replica)
 
 
 @compilable
@@ -475,16 +487,6 @@ def chunk(world: World, replica: Replica, engine: Engine, q: int, tokens: int) -
 
 
 @compilable
-def start_step(replica: Replica) -> None:
-    """Forget what the last step was made of."""
-    replica.prompt_tokens = 0
-    replica.prompt_s = 0.0
-    replica.ending = 0
-    replica.chain = NONE
-    replica.blocked = 0
-
-
-@compilable
 def go_on(world: World, replica: Replica, engine: Engine, budget: int) -> int:
     """Schedule the next chunk of the prompt under way; the tokens it took, or -1 if it fits not."""
     q = replica.prompting
@@ -571,9 +573,11 @@ def room_for(
     free = replica.free + found_units
     if engine.policy == TRTLLM_NO_EVICT:
         return units <= free and request.reserved <= replica.pool - replica.reserved
+    if engine.policy == VLLM:
+        if engine.whole_prompt_fits:
+            return units_of(engine, request.need) <= free
+        return units <= free
     whole = units
-    if engine.whole_prompt_fits:
-        whole = units_of(engine, request.need)
     if engine.policy == TRTLLM_MAX_UTILISATION:
         if replica.running > 0:
             whole = units_of(engine, request.need + engine.block_tokens)
@@ -594,13 +598,12 @@ def room_for(
 @compilable
 def plan_mixed(world: World, replica: Replica, engine: Engine) -> None:
     """Running sequences first, prompts with what the budget leaves: vLLM and TensorRT-LLM."""
-    start_step(replica)
     preempted = False
-    units = growth_units(world, replica, engine, replica.step, 1)
+    units = next_units(world, replica, engine)
     while units > replica.free:
         preempt_last(world, replica, engine)
         preempted = True
-        units = growth_units(world, replica, engine, replica.step, 1)
+        units = next_units(world, replica, engine)
     take(replica, units)
     budget = engine.max_num_batched_tokens - replica.decoding
     if replica.prompting != NONE:
@@ -620,7 +623,6 @@ def plan_prompts_first(world: World, replica: Replica, engine: Engine) -> int:
 
     Returns how many sequences decode in the step.
     """
-    start_step(replica)
     budget = engine.max_num_batched_tokens
     if replica.prompting != NONE:
         tokens = go_on(world, replica, engine, budget)
@@ -632,10 +634,10 @@ def plan_prompts_first(world: World, replica: Replica, engine: Engine) -> int:
         admit_waiting(world, replica, engine, budget)
     if replica.prompt_tokens > 0:
         return 0
-    units = growth_units(world, replica, engine, replica.step, 1)
+    units = next_units(world, replica, engine)
     if units > replica.free:
         retract(world, replica, engine)
-        units = growth_units(world, replica, engine, replica.step, 1)
+        units = next_units(world, replica, engine)
     take(replica, units)
     return replica.decoding
 
@@ -644,7 +646,7 @@ def plan_prompts_first(world: World, replica: Replica, engine: Engine) -> int:
 def retract(world: World, replica: Replica, engine: Engine) -> None:
     """Make room for some steps by sending the last of the running list back to wait."""
     while replica.running > 1:
-        units = growth_units(world, replica, engine, replica.step, 1)
+        units = next_units(world, replica, engine)
         block = engine.block_tokens
         room = (SGLANG_RETRACT_STEPS * replica.decoding + block - 1) // block * engine.block_units
         if units <= replica.free and room <= replica.free and replica.prompting == NONE:
@@ -701,23 +703,17 @@ def still_due(world: World, replica: Replica, entry: int) -> bool:
 
 
 @compilable
-def next_change(world: World, replica: Replica) -> int:
-    """Step number after which the next sequence ends or fills its window."""
-    while not still_due(world, replica, heap_top(world, replica)):
-        heap_pop(world, replica)
-    return heap_top(world, replica) >> STEP_SHIFT
-
-
-@compilable
 def end_answers(world: World, replica: Replica, engine: Engine) -> None:
     """The answers that end with the step just over, and the windows that it fills.
 
     Answers end in the order of the running list: it decides which cached blocks are older.
     """
     ended = NONE
-    while replica.decoding > 0 and next_change(world, replica) <= replica.step:
-        entry = heap_top(world, replica)
-        heap_pop(world, replica)
+    while replica.change <= replica.step:
+        entry = heap_pop(world, replica)
+        replica.change = heap_step(world, replica)
+        if not still_due(world, replica, entry):
+            continue
         q = entry & REQUEST_MASK
         request = world.request[q]
         if (entry >> KIND_SHIFT) & 1 == SATURATION:
@@ -769,6 +765,10 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
     """
     engine = world.engine[replica.engine]
     while replica.clock < until_s - TIE_S and replica.running + replica.waiting > 0:
+        replica.prompt_tokens = 0
+        replica.prompt_s = 0.0
+        replica.ending = 0
+        replica.blocked = 0
         if engine.policy == SGLANG:
             decoding = plan_prompts_first(world, replica, engine)
         else:
@@ -816,8 +816,10 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
         elif replica.waiting > 0:
             replica.blocked_by_kv += steps
         replica.just_ended = 0
-        end_answers(world, replica, engine)
-        end_prompts(world, replica, engine)
+        if replica.change <= replica.step:
+            end_answers(world, replica, engine)
+        if replica.chain != NONE:
+            end_prompts(world, replica, engine)
         if pause and replica.just_ended > 0:
             break
 
@@ -828,7 +830,7 @@ def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s
 
     The units for the first are taken already; those of the others are taken here.
     """
-    steps = next_change(world, replica) - replica.step
+    steps = replica.change - replica.step
     if steps <= 1 or replica.prompting != NONE:
         return 1
     if replica.waiting > 0:
@@ -854,62 +856,36 @@ def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s
 
 
 @compilable
-def largest_units(engine: Engine, request: Request) -> int:
-    """KV units that a request takes in the end."""
-    if engine.hands_over:
-        return units_of(engine, request.prompt)
-    return units_of(engine, request.prompt + request.output - 1)
-
-
-@compilable
-def too_large(engine: Engine, request: Request) -> bool:
-    """Whether not even an empty replica could serve this request."""
-    if engine.max_context_tokens and request.prompt + request.output > engine.max_context_tokens:
-        return True
-    left = request.prompt - request.assumed
-    if not engine.chunked_prefill and left > engine.max_num_batched_tokens:
-        return True
-    return largest_units(engine, request) > engine.pool
-
-
-@compilable
-def known_overlap(
-    world: World, replica: Replica, engine: Engine, request: Request, now_s: float
-) -> int:
-    """Prompt blocks that the router believes to be cached on a replica."""
-    if not engine.prefix_cache:
-        return 0
-    lag_s = world.clock[0].router_lag_s
-    if lag_s <= 0:
-        look_up(world, replica, engine, request)
-        return replica.found
-    blocks = 0
-    index = 0
-    seen_s = now_s - lag_s
-    while blocks < request.identities:
-        prefix = world.prefix_ids[request.prefix_at + index]
-        node = world.node[replica.node_at + prefix]
-        if node.stored_s > seen_s or node.stored_s <= node.evicted_s <= seen_s:
-            break
-        blocks += world.prefix_blocks[prefix]
-        index += 1
-    return blocks
-
-
-@compilable
 def cost_of(world: World, replica: Replica, request: Request, router: int, now_s: float) -> float:
-    """What the router thinks of sending a request to a replica; the least is chosen."""
+    """What the router thinks of sending a request to a replica; the least is chosen.
+
+    What it knows of caches may be `router_lag_s` old: then a node counts as cached whole from that
+    long after its first block was stored until that long after its first eviction.
+    """
     if router == LEAST_OUTSTANDING:
         outstanding = float(replica.outstanding)
         if replica.clock > now_s + TIE_S:  # the step under way is not over yet
             outstanding += replica.just_ended
         return outstanding
+    clock = world.clock[0]
     engine = world.engine[replica.engine]
-    blocks = (request.prompt + engine.block_tokens - 1) // engine.block_tokens
-    blocks -= known_overlap(world, replica, engine, request, now_s)
-    return world.clock[0].overlap_weight * blocks + (replica.pool - replica.free) / float(
-        engine.block_units
-    )
+    cached = 0
+    if engine.prefix_cache and clock.router_lag_s <= 0:
+        look_up(world, replica, engine, request)
+        cached = replica.found
+    elif engine.prefix_cache:
+        index = 0
+        seen_s = now_s - clock.router_lag_s
+        while cached < request.identities:
+            prefix = world.prefix_ids[request.prefix_at + index]
+            node = world.node[replica.node_at + prefix]
+            if node.stored_s > seen_s or node.stored_s <= node.evicted_s <= seen_s:
+                break
+            cached += world.prefix_blocks[prefix]
+            index += 1
+    blocks = (request.prompt + engine.block_tokens - 1) // engine.block_tokens - cached
+    used = (replica.pool - replica.free) / float(engine.block_units)
+    return clock.overlap_weight * blocks + used
 
 
 @compilable
@@ -917,20 +893,16 @@ def route(world: World, request: Request, first: int, end: int, router: int, now
     """The replica among [first, end) that a request is sent to; -1 when none takes any."""
     clock = world.clock[0]
     if router == ROUND_ROBIN or router == RANDOM:
-        taking = 0
-        for index in range(first, end):
-            taking += world.replica[index].taking
-        if taking == 0:
-            return NONE
-        turn = clock.turn % taking
+        many = end - first
+        turn = clock.turn
         if router == RANDOM:
-            turn = int(world.draws[clock.chance_at + clock.turn % clock.chances] * taking)
+            turn = int(world.draws[clock.chance_at + turn % clock.chances] * many)
         clock.turn += 1
-        for index in range(first, end):
+        for step in range(many):  # one that takes no requests leaves its turn to the next
+            index = first + (turn + step) % many
             if world.replica[index].taking:
-                if turn == 0:
-                    return index
-                turn -= 1
+                return index
+        return NONE
     best = NONE
     least = FOREVER_S
     for index in range(first, end):
@@ -941,21 +913,6 @@ def route(world: World, request: Request, first: int, end: int, router: int, now
                 best = index
                 least = cost
     return best
-
-
-@compilable
-def submit(world: World, replica: Replica, q: int, now_s: float) -> None:
-    """Request `q` reaches a replica's queue."""
-    request = world.request[q]
-    request.replica = replica.index
-    engine = world.engine[replica.engine]
-    request.reserved = largest_units(engine, request)
-    replica.outstanding += 1
-    if replica.running + replica.waiting == 0 and replica.clock < now_s - TIE_S:
-        replica.clock = now_s
-        replica.ratio = SGLANG_RATIO
-        replica.ratio_steps = 0
-    wait_last(world, replica, q)
 
 
 @compilable
@@ -971,7 +928,7 @@ def choose(world: World, q: int, now_s: float) -> int:
         first = end
         end = first + clock.decoders
         router = LEAST_OUTSTANDING
-    elif too_large(world.engine[0], request) or too_large(world.engine[clock.decoding], request):
+    elif request.too_large:
         request.state = REJECTED
         clock.turn += 1
         over(world, q, now_s)
@@ -980,15 +937,15 @@ def choose(world: World, q: int, now_s: float) -> int:
 
 
 @compilable
-def arrive(world: World, q: int) -> None:
-    """Request `q` reaches the router, behind those that no replica took yet."""
+def keep(world: World, q: int) -> None:
+    """Request `q` stays with the router, behind those that no replica took either."""
     clock = world.clock[0]
     world.request[q].after = NONE
-    if clock.arrived == NONE:
-        clock.arrived = q
+    if clock.kept == NONE:
+        clock.kept = q
     else:
-        world.request[clock.arrived_last].after = q
-    clock.arrived_last = q
+        world.request[clock.kept_last].after = q
+    clock.kept_last = q
 
 
 @compilable
@@ -1018,22 +975,36 @@ def furthest_behind(world: World, until_s: float) -> int:
 
 
 @compilable
+def place(world: World, q: int, now_s: float) -> None:
+    """Request `q` goes where the router sends it, or is kept until some replica takes requests."""
+    target = choose(world, q, now_s)
+    if target == NONE:
+        keep(world, q)
+    elif target != REFUSED:
+        clock = world.clock[0]
+        replica = world.replica[target]
+        if not clock.watched and not clock.feedback:  # the others need not stand at this time
+            advance(world, replica, now_s, 0)
+        world.request[q].replica = target
+        replica.outstanding += 1
+        if replica.running + replica.waiting == 0 and replica.clock < now_s - TIE_S:  # it is idle
+            replica.clock = now_s
+            replica.ratio = SGLANG_RATIO
+            replica.ratio_steps = 0
+        wait_last(world, replica, q)
+
+
+@compilable
 def run(world: World, until_s: float) -> None:
     """Everything that happens before `until_s`; may be called again with a later time."""
     clock = world.clock[0]
+    q = clock.kept
+    clock.kept = NONE
+    while q != NONE:  # something may have come to take them since the last run
+        after = world.request[q].after
+        place(world, q, clock.now_s)
+        q = after
     while clock.over < clock.requests and not clock.stuck:
-        while clock.arrived != NONE:
-            q = clock.arrived
-            after = world.request[q].after
-            target = choose(world, q, clock.now_s)
-            if target == NONE:
-                break
-            clock.arrived = after
-            if target != REFUSED:
-                replica = world.replica[target]
-                if not clock.watched and not clock.feedback:  # the others need not stand here
-                    advance(world, replica, clock.now_s, 0)
-                submit(world, replica, q, clock.now_s)
         arrival_s = FOREVER_S
         if clock.clients == 0 and clock.next < clock.requests:
             arrival_s = world.request[clock.next].arrival_s + clock.overhead_s
@@ -1052,16 +1023,19 @@ def run(world: World, until_s: float) -> None:
         if now_s == until_s:
             break
         if arrival_s <= event_s:
-            arrive(world, clock.next)
+            q = clock.next
             clock.next += 1
-            continue
-        kind, subject = event_pop(world)
-        if kind == TRANSFERRED:
-            world.request[subject].handed_over = 1
-            arrive(world, subject)
-        elif clock.next < clock.requests:
-            request = world.request[clock.next]
-            request.arrival_s = now_s - clock.overhead_s
-            request.client = subject
-            arrive(world, clock.next)
-            clock.next += 1
+        else:
+            kind, subject = event_pop(world)
+            if kind == TRANSFERRED:
+                q = subject
+                world.request[q].handed_over = 1
+            elif clock.next < clock.requests:
+                q = clock.next
+                clock.next += 1
+                request = world.request[q]
+                request.arrival_s = now_s - clock.overhead_s
+                request.client = subject
+            else:
+                continue  # a client has nothing left to send
+        place(world, q, now_s)

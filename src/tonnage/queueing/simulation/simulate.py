@@ -12,6 +12,7 @@ back to is left with its requests unfinished.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from tonnage.queueing.simulation import (
     Simulated,
     SimulatedFleet,
     Timeline,
+    Totals,
 )
 from tonnage.queueing.simulation.compiled import can_compile
 from tonnage.queueing.simulation.world import Simulation
@@ -41,15 +43,47 @@ WORTH_COMPILING_REQUESTS = 200_000
 SLICES = 256  # the timeline has between this and twice as many rows
 PROGRESS_INTERVAL_S = 0.05
 _FIRST_SPACING_S = 1e-3  # where nothing tells how long a run will take; doubled as needed
+_ONE_AT_A_TIME = threading.Lock()  # a worker with several threads compiles once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a run is: `over` of `requests` are finished, rejected or lost at simulated `at_s`."""
+    """How far it is: `over` of `requests` are finished, rejected or lost at simulated `at_s`.
+
+    Of runs that are spread over processes only whole parts are told of, and no time.
+    """
 
     over: int
     requests: int
-    at_s: float
+    at_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Course:
+    """A run as it went, of a whole fleet or of one of its replicas that needs no other.
+
+    `samples` are taken at even times from 0 on, the last when nothing was left to do.
+    """
+
+    records: Records
+    totals: tuple[Totals, ...]
+    samples: Samples
+    done: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Samples:
+    """The state at T times, but that steps begun before are over already: columns of length T.
+
+    `steps_end_s`, when they will be, and `kv_fraction` are T x replicas.
+    """
+
+    at_s: NDArray[np.float64]
+    over: NDArray[np.int64]
+    running: NDArray[np.int64]
+    steps_end_s: NDArray[np.float64]
+    kv_fraction: NDArray[np.float64]
+    replicas_up: NDArray[np.int64]
 
 
 def simulate(
@@ -69,8 +103,31 @@ def simulate(
     """
     if compiled is None:
         compiled = len(requests) >= WORTH_COMPILING_REQUESTS and can_compile()
-    simulation = Simulation(fleet, requests, clients, seed=seed, compiled=compiled)
-    spacing_s = _expected_s(fleet, requests, clients) / SLICES or _FIRST_SPACING_S
+    course = take_course(
+        fleet,
+        requests,
+        clients,
+        seed=seed,
+        compiled=compiled,
+        spacing_s=first_spacing_s(fleet, requests, clients),
+        progress=progress,
+    )
+    return simulated_of(fleet, course)
+
+
+def take_course(
+    fleet: SimulatedFleet,
+    requests: Requests,
+    clients: Clients | None,
+    *,
+    seed: int,
+    compiled: bool,
+    spacing_s: float,
+    progress: Callable[[Progress], None] | None = None,
+) -> Course:
+    """Serve all of `requests`, sampled every `spacing_s` at first."""
+    with _ONE_AT_A_TIME:
+        simulation = Simulation(fleet, requests, clients, seed=seed, compiled=compiled)
     samples = [_sample(simulation, 0.0)]
     told_s = time.monotonic()
     while not (simulation.done or simulation.stranded):
@@ -83,17 +140,37 @@ def simulate(
         if progress is not None and time.monotonic() - told_s >= PROGRESS_INTERVAL_S:
             told_s = time.monotonic()
             progress(Progress(over=samples[-1].over, requests=len(requests), at_s=at_s))
-    records = simulation.records()
-    until_s = _until_s(simulation, records, samples[-1].at_s)
-    if progress is not None:
-        progress(Progress(over=samples[-1].over, requests=len(requests), at_s=until_s))
-    return Simulated(
-        records=records,
+    course = Course(
+        records=simulation.records(),
         totals=simulation.totals(),
-        timeline=_timeline(samples, records),
-        until_s=until_s,
-        notes=_notes(fleet, records),
+        samples=Samples(
+            **{
+                name: np.array([getattr(sample, name) for sample in samples])
+                for name in Samples.__slots__
+            }
+        ),
+        done=simulation.done,
     )
+    if progress is not None:
+        over = samples[-1].over
+        progress(Progress(over=over, requests=len(requests), at_s=_until_s(course)))
+    return course
+
+
+def simulated_of(fleet: SimulatedFleet, course: Course) -> Simulated:
+    """What is known of a fleet whose run went so."""
+    return Simulated(
+        records=course.records,
+        totals=course.totals,
+        timeline=_timeline(course.samples, course.records),
+        until_s=_until_s(course),
+        notes=_notes(fleet, course.records),
+    )
+
+
+def first_spacing_s(fleet: SimulatedFleet, requests: Requests, clients: Clients | None) -> float:
+    """Seconds between samples, until there are too many."""
+    return _expected_s(fleet, requests, clients) / SLICES or _FIRST_SPACING_S
 
 
 def _expected_s(fleet: SimulatedFleet, requests: Requests, clients: Clients | None) -> float:
@@ -113,11 +190,11 @@ def _expected_s(fleet: SimulatedFleet, requests: Requests, clients: Clients | No
     return max(served_s, arrived_s)
 
 
-def _until_s(simulation: Simulation, records: Records, at_s: float) -> float:
+def _until_s(course: Course) -> float:
     """When the last request came or was answered; or until when it was waited for in vain."""
-    if not simulation.done:
-        return at_s
-    times_s = (records.arrival_s, records.last_token_s)
+    if not course.done:
+        return float(course.samples.at_s[-1])
+    times_s = (course.records.arrival_s, course.records.last_token_s)
     return max((float(np.nanmax(t)) for t in times_s if not np.isnan(t).all()), default=0.0)
 
 
@@ -126,10 +203,7 @@ def _until_s(simulation: Simulation, records: Records, at_s: float) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sample:
-    """The state at `at_s`, but that steps begun before are over already.
-
-    `steps_end_s` is, per replica, when that will be.
-    """
+    """One row of `Samples`."""
 
     at_s: float
     over: int
@@ -158,38 +232,35 @@ def _of_replicas(simulation: Simulation, name: str) -> NDArray[Any]:
     return np.array([getattr(replica, name) for replica in replicas])
 
 
-def _timeline(samples: list[_Sample], records: Records) -> Timeline:
-    """What was noted, with the answers that end in steps under way still running.
+def _timeline(samples: Samples, records: Records) -> Timeline:
+    """What was sampled, with the answers that end in steps under way still running.
 
     Waiting are all that were sent, are not over and do not run: queued, preempted, or on their way.
     """
-    at_s = np.array([sample.at_s for sample in samples])
-    ending = _ending(samples, at_s, records)
-    running = np.array([sample.running for sample in samples]) + ending
-    over = np.array([sample.over for sample in samples]) - ending
-    sent = np.searchsorted(records.arrival_s[~np.isnan(records.arrival_s)], at_s)
+    ending = _ending(samples, records)
+    running = samples.running + ending
+    over = samples.over - ending
+    sent = np.searchsorted(records.arrival_s[~np.isnan(records.arrival_s)], samples.at_s)
     return Timeline(
-        at_s=at_s,
+        at_s=samples.at_s,
         running=running,
         waiting=sent - over - running,
-        kv_fraction=np.stack([sample.kv_fraction for sample in samples]),
-        replicas_up=np.array([sample.replicas_up for sample in samples]),
+        kv_fraction=samples.kv_fraction,
+        replicas_up=samples.replicas_up,
     )
 
 
-def _ending(
-    samples: list[_Sample], at_s: NDArray[np.float64], records: Records
-) -> NDArray[np.int64]:
+def _ending(samples: Samples, records: Records) -> NDArray[np.int64]:
     """At each sample, the answers whose last step had begun and was not over."""
-    steps_end_s = np.stack([sample.steps_end_s for sample in samples])
     finished = records.status == STATUSES.index("finished")
     last_s, replica = records.last_token_s[finished], records.replica[finished]
-    before = np.searchsorted(at_s, last_s) - 1  # the sample before each answer's end, then earlier
-    ending = np.zeros(len(at_s), dtype=np.int64)
+    rows = len(samples.at_s)
+    before = np.searchsorted(samples.at_s, last_s) - 1  # the sample before each end, then earlier
+    ending = np.zeros(rows, dtype=np.int64)
     while len(before):
-        begun = (before >= 0) & (steps_end_s[before, replica] >= last_s)
+        begun = (before >= 0) & (samples.steps_end_s[before, replica] >= last_s)
         before, last_s, replica = before[begun], last_s[begun], replica[begun]
-        ending += np.bincount(before, minlength=len(at_s))
+        ending += np.bincount(before, minlength=rows)
         before = before - 1
     return ending
 

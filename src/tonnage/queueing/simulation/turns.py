@@ -9,7 +9,7 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tonnage.queueing.simulation.kernel import LOST, NONE, arrive, evict_due, preempt_last
+from tonnage.queueing.simulation.kernel import LOST, NONE, evict_due, keep, preempt_last
 
 if TYPE_CHECKING:
     from tonnage.queueing.simulation import SimulatedFleet
@@ -89,7 +89,7 @@ class Turns:
             if self._fleet.retry:
                 request.produced = request.handed_over = 0
                 request.first_s = -1.0
-                arrive(world, q)
+                keep(world, q)
             else:
                 request.state = LOST
                 self._kernel.over(world, q, now_s)
@@ -107,7 +107,7 @@ class Turns:
         assert scaler is not None  # noqa: S101 — nothing else enters such a turn
         replicas = [world.replica[index] for index in range(self._fleet.replicas)]
         outstanding = sum(int(replica.outstanding) for replica in replicas)
-        q = world.clock[0].arrived
+        q = world.clock[0].kept
         while q != NONE:
             outstanding += 1
             q = world.request[q].after
