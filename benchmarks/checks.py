@@ -12,6 +12,11 @@ from subprocess import CalledProcessError
 RECORDER_S = 0.001  # added to an LLM call, median
 GROWTH_FRACTION = 0.10  # CPU time of a request, from one process to two
 OVERHEAD_S = 1.0  # of an online sweep beyond the load itself
+COMPILED_PER_S, PLAIN_PER_S = 1_000_000, 100_000  # requests simulated in a CPU second
+OVER_NAIVE = 1000  # times as fast as the naive simulator, compiled; half of that is a regression
+TRACE_COMPILED_S, TRACE_PLAIN_S = 0.1, 2.0
+COMPILATION_S = 6.0
+MEMORY_BYTES = 200  # of one more simulated request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +38,11 @@ def run_checks() -> list[Check]:
             (_recorder, "LLM-call recorder", f"< {RECORDER_S * 1e3:g} ms added"),
             (_shards, "from one process to two", f"< +{GROWTH_FRACTION:.0%} CPU each"),
             (_sweep, "sizing calc, online, no plots", f"< {OVERHEAD_S:g} s beyond the load"),
+            (_trace, "Mooncake trace x 8, KV-aware", "< 0.1 s compiled, < 2 s plain"),
+            (_compilation, "simulator, cold compilation", f"< {COMPILATION_S:g} s"),
+            (_memory, "simulator, memory of a request", f"≤ {MEMORY_BYTES} bytes"),
         )
-    ]
+    ] + _speeds()
 
 
 def _try(measure: Callable[[], tuple[str, bool]], name: str, goal: str) -> Check:
@@ -69,6 +77,60 @@ def _sweep() -> tuple[str, bool]:
 
     overhead_s = measure_overhead()
     return f"{overhead_s:.2f} s", overhead_s < OVERHEAD_S
+
+
+def _speeds() -> list[Check]:
+    from benchmarks.simulation import measure_speeds  # noqa: PLC0415 — as above
+
+    try:
+        speeds = measure_speeds()
+    except (OSError, RuntimeError) as error:
+        return [Check(name="simulator", goal="–", problem=str(error))]
+    ratio = speeds.compiled / speeds.naive
+    rows = (
+        ("simulator, compiled", COMPILED_PER_S, speeds.compiled),
+        ("simulator, compiled, MoE", COMPILED_PER_S, speeds.compiled_moe),
+        ("simulator, plain", PLAIN_PER_S, speeds.plain),
+    )
+    return [
+        *(
+            Check(
+                name=name,
+                goal=f"≥ {goal:,} requests/s",
+                figure=f"{per_s:,.0f} requests/s",
+                met=per_s >= goal,
+            )
+            for name, goal, per_s in rows
+        ),
+        Check(
+            name="simulator over naive, compiled",
+            goal=f"≥ half of {OVER_NAIVE:,} x",
+            figure=f"{ratio:,.0f} x (naive: {speeds.naive:,.0f} requests/s)",
+            met=ratio >= OVER_NAIVE / 2,
+        ),
+    ]
+
+
+def _trace() -> tuple[str, bool]:
+    from benchmarks.simulation import measure_trace  # noqa: PLC0415 — as above
+
+    compiled_s, plain_s = measure_trace()
+    met = compiled_s < TRACE_COMPILED_S and plain_s < TRACE_PLAIN_S
+    return f"{compiled_s:.3f} s, {plain_s:.2f} s", met
+
+
+def _compilation() -> tuple[str, bool]:
+    from benchmarks.simulation import measure_compilation  # noqa: PLC0415 — as above
+
+    seconds = measure_compilation()
+    return f"{seconds:.1f} s", seconds < COMPILATION_S
+
+
+def _memory() -> tuple[str, bool]:
+    from benchmarks.simulation import measure_memory  # noqa: PLC0415 — as above
+
+    per_request = measure_memory()
+    return f"{per_request:.0f} bytes", per_request <= MEMORY_BYTES
 
 
 def format_checks(checks: list[Check]) -> str:
