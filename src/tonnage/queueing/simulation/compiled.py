@@ -76,7 +76,14 @@ def compiled_kernel() -> Any:  # noqa: ANN401 — a module made at run time
     numba: Any = importlib.import_module("numba")  # optional, 0.3 s, and without types
     llvm: Any = importlib.import_module("llvmlite.binding")
     text = source()
-    made_by = (text, numba.__version__, llvm.get_host_cpu_name(), *map(str, sys.version_info[:3]))
+    fields = files(_PACKAGE).joinpath("world.py").read_text(encoding="utf-8")
+    made_by = (
+        text,
+        fields,
+        numba.__version__,
+        llvm.get_host_cpu_name(),
+        *map(str, sys.version_info[:3]),
+    )
     key = hashlib.sha256("\0".join(made_by).encode()).hexdigest()[:16]
     for folder in (_cache_folder(), Path(tempfile.gettempdir()) / f"tonnage-{os.getuid()}"):
         path = folder / f"kernel-{key}" / "kernel.py"

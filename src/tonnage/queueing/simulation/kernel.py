@@ -163,21 +163,22 @@ def evict_due(world: World, replica: Replica, engine: Engine) -> None:
 
 
 @compilable
-def look_up(world: World, replica: Replica, engine: Engine, request: Request) -> None:
-    """Find the leading blocks of `request` in the cache; the result is left on the replica.
+def look_up(world: World, replica: Replica, engine: Engine, q: int) -> None:
+    """Find the leading blocks of request `q` in the cache; the result is left on the replica.
 
     `found` blocks lie in `found_nodes` nodes, `found_queued` units of them in the free queue. A
     prompt is never found whole: its last token must be computed.
     """
     evict_due(world, replica, engine)
-    most = (request.need - 1) // engine.block_tokens
+    prefix = world.prefix[q]
+    most = (world.request[q].need - 1) // engine.block_tokens
     found = 0
     nodes = 0
     queued = 0
-    while found < request.identities:
-        prefix = world.prefix_ids[request.prefix_at + nodes]
-        node = world.node[replica.node_at + prefix]
-        whole = min(world.prefix_blocks[prefix], request.identities - found)
+    while found < prefix.identities:
+        piece = world.pieces[prefix.start + nodes]
+        node = world.node[replica.node_at + piece]
+        whole = min(world.piece_blocks[piece], prefix.identities - found)
         here = min(node.count, whole)
         if here == 0 or found + here > most:
             break
@@ -193,65 +194,68 @@ def look_up(world: World, replica: Replica, engine: Engine, request: Request) ->
 
 
 @compilable
-def hold_found(world: World, replica: Replica, request: Request) -> None:
+def hold_found(world: World, replica: Replica, q: int) -> None:
     """Reference the nodes that the last look-up found."""
+    prefix = world.prefix[q]
     start = 0
     whole = 0
     for index in range(replica.found_nodes):
         start += whole
-        prefix = world.prefix_ids[request.prefix_at + index]
-        whole = world.prefix_blocks[prefix]
-        node = replica.node_at + prefix
+        piece = world.pieces[prefix.start + index]
+        whole = world.piece_blocks[piece]
+        node = replica.node_at + piece
         if world.node[node].queued:
             unqueue_node(world, replica, node)
         world.node[node].references += 1
     replica.free -= replica.found_queued
-    request.nodes = replica.found_nodes
-    request.shared = replica.found
-    request.covered = replica.found
-    request.node = replica.found_nodes
-    request.node_start = replica.found
+    prefix.nodes = replica.found_nodes
+    prefix.shared = replica.found
+    prefix.covered = replica.found
+    prefix.node = replica.found_nodes
+    prefix.node_start = replica.found
     if replica.found < start + whole:  # the last of them is cached in part
-        request.node -= 1
-        request.node_start = start
+        prefix.node -= 1
+        prefix.node_start = start
 
 
 @compilable
-def cache_computed(world: World, replica: Replica, engine: Engine, request: Request) -> None:
-    """The prompt blocks that are scheduled up to `request.have` can be hit from now on.
+def cache_computed(world: World, replica: Replica, engine: Engine, q: int) -> None:
+    """The prompt blocks of request `q` that are scheduled by now can be hit from now on.
 
     Blocks that are cached already are not cached again: the copy is the request's own.
     """
     evict_due(world, replica, engine)  # the blocks it was given may have held these very ones
-    covered = min(request.have // engine.block_tokens, request.identities)
-    while request.covered < covered:
-        prefix = world.prefix_ids[request.prefix_at + request.node]
-        node = world.node[replica.node_at + prefix]
-        whole = min(world.prefix_blocks[prefix], request.identities - request.node_start)
-        end = min(covered - request.node_start, whole)
+    prefix = world.prefix[q]
+    covered = min(world.request[q].have // engine.block_tokens, prefix.identities)
+    while prefix.covered < covered:
+        piece = world.pieces[prefix.start + prefix.node]
+        node = world.node[replica.node_at + piece]
+        whole = min(world.piece_blocks[piece], prefix.identities - prefix.node_start)
+        end = min(covered - prefix.node_start, whole)
         if node.count < end:
-            if request.nodes <= request.node:
-                request.nodes = request.node + 1
+            if prefix.nodes <= prefix.node:
+                prefix.nodes = prefix.node + 1
                 node.references += 1
             if node.count == 0:
                 node.stored_s = replica.clock
-            request.shared += end - (request.covered - request.node_start)
+            prefix.shared += end - (prefix.covered - prefix.node_start)
             node.count = end
-        request.covered = request.node_start + end
+        prefix.covered = prefix.node_start + end
         if end == whole:
-            request.node += 1
-            request.node_start += whole
+            prefix.node += 1
+            prefix.node_start += whole
 
 
 @compilable
-def release(world: World, replica: Replica, engine: Engine, request: Request, tokens: int) -> None:
-    """Give back what a sequence with `tokens` cached holds."""
+def release(world: World, replica: Replica, engine: Engine, q: int, tokens: int) -> None:
+    """Give back what request `q` holds with `tokens` in the cache."""
     units = units_of(engine, tokens)
     if not engine.prefix_cache:
         replica.free += units
         return
     evict_due(world, replica, engine)
-    private = units - request.shared * engine.block_units
+    prefix = world.prefix[q]
+    private = units - prefix.shared * engine.block_units
     if private > 0:
         replica.free += private
         node = replica.spare_head
@@ -265,17 +269,17 @@ def release(world: World, replica: Replica, engine: Engine, request: Request, to
         else:
             world.node[node].count = private
             queue_node(world, replica, node)
-    for index in range(request.nodes - 1, -1, -1):
-        node = replica.node_at + world.prefix_ids[request.prefix_at + index]
+    for index in range(prefix.nodes - 1, -1, -1):
+        node = replica.node_at + world.pieces[prefix.start + index]
         world.node[node].references -= 1
         if world.node[node].references == 0:
             queue_node(world, replica, node)
             replica.free += world.node[node].count * engine.block_units
-    request.nodes = 0
-    request.shared = 0
-    request.covered = 0
-    request.node = 0
-    request.node_start = 0
+    prefix.nodes = 0
+    prefix.shared = 0
+    prefix.covered = 0
+    prefix.node = 0
+    prefix.node_start = 0
 
 
 # ── the lists of waiting and running sequences ─────────────────────────────────────────────────
@@ -398,7 +402,7 @@ def preempt_last(world: World, replica: Replica, engine: Engine) -> None:
     else:
         replica.prompting = NONE
     leave_running(world, replica, q)
-    release(world, replica, engine, request, context)
+    release(world, replica, engine, q, context)
     request.have = 0
     request.preemptions += 1
     replica.preemptions += 1
@@ -432,7 +436,7 @@ def finish(world: World, replica: Replica, engine: Engine, q: int, tokens: int) 
     """A running sequence is over, or its prompt goes on to a decoding replica."""
     request = world.request[q]
     leave_running(world, replica, q)
-    release(world, replica, engine, request, tokens)
+    release(world, replica, engine, q, tokens)
     replica.outstanding -= 1
     replica.just_ended += 1
     if engine.hands_over and request.produced < request.output:
@@ -472,7 +476,7 @@ def chunk(world: World, replica: Replica, engine: Engine, q: int, tokens: int) -
         replica.prompt_s += tokens * window * engine.window_chunk_context_s
     request.have += tokens
     if engine.prefix_cache:
-        cache_computed(world, replica, engine, request)
+        cache_computed(world, replica, engine, q)
     if request.have == request.need:
         replica.prompting = NONE
         replica.ending += 1
@@ -532,7 +536,7 @@ def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -
         if request.preemptions == 0:
             start = request.assumed
         if engine.prefix_cache:
-            look_up(world, replica, engine, request)
+            look_up(world, replica, engine, q)
             start = max(start, replica.found * engine.block_tokens)
             found_units = replica.found * engine.block_units - replica.found_queued
         tokens = request.need - start
@@ -549,7 +553,7 @@ def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -
             break
         admit(world, replica, q)
         if engine.prefix_cache:
-            hold_found(world, replica, request)
+            hold_found(world, replica, q)
             units -= replica.found * engine.block_units
             replica.hit_tokens += replica.found * engine.block_tokens
         take(replica, units)
@@ -856,8 +860,8 @@ def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s
 
 
 @compilable
-def cost_of(world: World, replica: Replica, request: Request, router: int, now_s: float) -> float:
-    """What the router thinks of sending a request to a replica; the least is chosen.
+def cost_of(world: World, replica: Replica, q: int, router: int, now_s: float) -> float:
+    """What the router thinks of sending request `q` to a replica; the least is chosen.
 
     What it knows of caches may be `router_lag_s` old: then a node counts as cached whole from that
     long after its first block was stored until that long after its first eviction.
@@ -871,26 +875,28 @@ def cost_of(world: World, replica: Replica, request: Request, router: int, now_s
     engine = world.engine[replica.engine]
     cached = 0
     if engine.prefix_cache and clock.router_lag_s <= 0:
-        look_up(world, replica, engine, request)
+        look_up(world, replica, engine, q)
         cached = replica.found
     elif engine.prefix_cache:
+        prefix = world.prefix[q]
         index = 0
         seen_s = now_s - clock.router_lag_s
-        while cached < request.identities:
-            prefix = world.prefix_ids[request.prefix_at + index]
-            node = world.node[replica.node_at + prefix]
+        while cached < prefix.identities:
+            piece = world.pieces[prefix.start + index]
+            node = world.node[replica.node_at + piece]
             if node.stored_s > seen_s or node.stored_s <= node.evicted_s <= seen_s:
                 break
-            cached += world.prefix_blocks[prefix]
+            cached += world.piece_blocks[piece]
             index += 1
-    blocks = (request.prompt + engine.block_tokens - 1) // engine.block_tokens - cached
+    prompt = world.request[q].prompt
+    blocks = (prompt + engine.block_tokens - 1) // engine.block_tokens - cached
     used = (replica.pool - replica.free) / float(engine.block_units)
     return clock.overlap_weight * blocks + used
 
 
 @compilable
-def route(world: World, request: Request, first: int, end: int, router: int, now_s: float) -> int:
-    """The replica among [first, end) that a request is sent to; -1 when none takes any."""
+def route(world: World, q: int, first: int, end: int, router: int, now_s: float) -> int:
+    """The replica among [first, end) that request `q` is sent to; -1 when none takes any."""
     clock = world.clock[0]
     if router == ROUND_ROBIN or router == RANDOM:
         many = end - first
@@ -908,7 +914,7 @@ def route(world: World, request: Request, first: int, end: int, router: int, now
     for index in range(first, end):
         replica = world.replica[index]
         if replica.taking:
-            cost = cost_of(world, replica, request, router, now_s)
+            cost = cost_of(world, replica, q, router, now_s)
             if cost < least:
                 best = index
                 least = cost
@@ -933,7 +939,7 @@ def choose(world: World, q: int, now_s: float) -> int:
         clock.turn += 1
         over(world, q, now_s)
         return REFUSED
-    return route(world, request, first, end, router, now_s)
+    return route(world, q, first, end, router, now_s)
 
 
 @compilable

@@ -14,6 +14,7 @@ import numpy as np
 from tonnage.queueing.simulation import (
     POLICIES,
     ROUTERS,
+    STATUSES,
     Clients,
     EngineModel,
     Records,
@@ -40,10 +41,9 @@ _REQUEST = {
     "admitted_s": "f8",
     "first_s": "f8",
     "last_s": "f8",
-    "joined": "i8",  # the replica's step number when it began to decode
-    "finish_step": "i8",
+    "joined": "i4",  # the replica's step number when it began to decode
+    "finish_step": "i4",
     "reserved": "i8",  # KV units it may take in the end
-    "prefix_at": "i8",
     "prompt": "i4",
     "output": "i4",
     "assumed": "i4",  # prompt tokens taken for cached
@@ -58,16 +58,19 @@ _REQUEST = {
     "client": "i4",
     "preemptions": "i4",
     "replica": "i4",
-    "identities": "i4",  # leading prompt blocks that can be shared
-    "nodes": "i4",  # of the prefix cache that it holds
-    "shared": "i4",  # blocks of its own that are shared
-    "covered": "i4",  # identities up to which its prompt is scheduled
-    "node": "i4",  # of its prefix, the one that `covered` has come to
-    "node_start": "i4",  # identities before that one
     "state": "i1",
     "growing": "i1",  # its context is shorter than the window
     "handed_over": "i1",
     "too_large": "i1",  # for any replica, even empty
+}
+_PREFIX = {  # of a request, where there is a prefix cache
+    "start": "i4",  # where its pieces begin
+    "identities": "i4",  # leading prompt blocks that can be shared
+    "nodes": "i4",  # of the cache that it holds
+    "shared": "i4",  # blocks of its own that are shared
+    "covered": "i4",  # identities up to which its prompt is scheduled
+    "node": "i4",  # the piece that `covered` has come to
+    "node_start": "i4",  # identities before that one
 }
 _REQUEST_START = {"admitted_s": -1.0, "first_s": -1.0, "last_s": -1.0, "replica": -1}
 
@@ -247,8 +250,9 @@ class World(NamedTuple):
     crossing: Any  # per replica and step modulo block: sequences that fill their last block
     steps: Any  # per replica, a heap of steps after which something ends
     draws: Any  # think times, then choices of the random router
-    prefix_ids: Any
-    prefix_blocks: Any
+    prefix: Any
+    pieces: Any  # of the prefixes of all requests, one after the other
+    piece_blocks: Any  # how many blocks each distinct piece has
 
 
 class Simulation:
@@ -313,33 +317,31 @@ class Simulation:
 
     def records(self) -> Records:
         """One row a request."""
-        column = self._column
+        column, requests = self._column, self.requests
         state = column("state")
-        status = np.full(len(state), 2)
-        for number, kernel_state in enumerate(
-            (plain_kernel.FINISHED, plain_kernel.REJECTED, None, plain_kernel.LOST)
-        ):
-            if kernel_state is not None:
-                status[state == kernel_state] = number
+        status = np.full(len(state), STATUSES.index("unfinished"), dtype=np.int8)
+        status[state == plain_kernel.FINISHED] = STATUSES.index("finished")
+        status[state == plain_kernel.REJECTED] = STATUSES.index("rejected")
+        status[state == plain_kernel.LOST] = STATUSES.index("lost")
 
         def known(name: str) -> NDArray[np.float64]:
-            seconds = column(name).astype(float)
-            return np.where(seconds < 0, np.nan, seconds)
+            seconds = np.array(column(name))
+            seconds[seconds < 0] = np.nan
+            return seconds
 
-        sent = state != plain_kernel.UNSENT
-        arrival_s = np.asarray(self.requests.arrival_s, dtype=float)
+        arrival_s = requests.arrival_s
         if self.clients is not None:
-            arrival_s = np.where(sent, column("arrival_s"), np.nan)
+            arrival_s = np.where(state == plain_kernel.UNSENT, np.nan, column("arrival_s"))
         return Records(
             arrival_s=arrival_s,
-            prompt_tokens=column("prompt").astype(np.int64),
-            output_tokens=column("output").astype(np.int64),
-            cached_tokens=column("cached").astype(np.int64),
+            prompt_tokens=requests.prompt_tokens,
+            output_tokens=requests.output_tokens,
+            cached_tokens=np.array(column("cached")),
             admitted_s=known("admitted_s"),
             first_token_s=known("first_s"),
             last_token_s=known("last_s"),
-            replica=column("replica").astype(np.int64),
-            preemptions=column("preemptions").astype(np.int64),
+            replica=np.array(column("replica")),
+            preemptions=np.array(column("preemptions")),
             status=status,
         )
 
@@ -455,8 +457,8 @@ def _build(
         "table_s": table_s,
         "crossing": np.zeros(crossings, dtype=np.int64),
         "draws": np.concatenate([think_s + models[0].table.request_overhead_s, chance]),
-        "prefix_ids": np.append(prefixes.ids, 0),
-        "prefix_blocks": np.append(prefixes.blocks, 0),
+        "pieces": np.append(prefixes.ids, 0),
+        "piece_blocks": np.append(prefixes.blocks, 0),
     }
     columns: dict[str, NDArray[Any]] = {
         "arrival_s": requests.arrival_s,
@@ -466,17 +468,19 @@ def _build(
     if requests.cached_tokens is not None:
         columns["assumed"] = np.minimum(requests.cached_tokens, requests.prompt_tokens - 1)
     columns["too_large"], columns["reserved"] = _fitting(requests, models)
-    if distinct:
-        columns["prefix_at"] = prefixes.start
-        columns["identities"] = prefixes.identities
+    shares = {"start": prefixes.start, "identities": prefixes.identities}
     shared = {"replica": replicas, "engine": engines, "clock": clocks}
     if compiled:
         request = _array(_REQUEST, _REQUEST_START, n)
+        prefix = _array(_PREFIX, {}, max(len(prefixes.start), 1))
         for name, values in columns.items():
             request[name] = values
+        for name, values in shares.items():
+            prefix[name][: len(values)] = values
         room = 1 + (clients.count if clients else 0) + (n if split else 0)
         return World(
             request=request,
+            prefix=prefix,
             node=_array(_NODE, _NODE_START, max(nodes, 1)),
             events=_array(_EVENT, {}, room),
             steps=np.zeros(steps, dtype=np.int64),
@@ -484,8 +488,10 @@ def _build(
             **numbers,
         )
     record = _record(_REQUEST, _REQUEST_START, told=tuple(columns))
+    share = _record(_PREFIX, {}, told=tuple(shares))
     return SimpleNamespace(
         request=list(map(record, *(values.tolist() for values in columns.values()))),
+        prefix=list(map(share, *(values.tolist() for values in shares.values()))),
         node=_Lazy(_record(_NODE, _NODE_START)),
         events=[],
         steps=[[] for _ in range(many)],
