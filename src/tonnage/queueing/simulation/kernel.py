@@ -361,11 +361,12 @@ def join(world: World, replica: Replica, engine: Engine, q: int) -> None:
             world.crossing[replica.growing_at + place] += 1
             saturated = replica.step + engine.window_tokens - request.need
             heap_push(world, replica, (saturated << STEP_SHIFT) | (SATURATION << KIND_SHIFT) | q)
+            replica.change = min(replica.change, saturated)
         else:
             request.growing = 0
             replica.window_kv_tokens += engine.window_tokens
     heap_push(world, replica, (request.finish_step << STEP_SHIFT) | (FINISH << KIND_SHIFT) | q)
-    replica.change = heap_step(world, replica)
+    replica.change = min(replica.change, request.finish_step)
 
 
 @compilable
@@ -548,7 +549,11 @@ def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -
                 break
             tokens = budget
         units = units_of(engine, start + tokens)
-        if not room_for(replica, engine, request, units, found_units):
+        if engine.policy == VLLM and start + tokens == request.need:
+            fits = units <= replica.free + found_units
+        else:
+            fits = room_for(replica, engine, request, units, found_units)
+        if not fits:
             replica.blocked = BY_KV
             break
         admit(world, replica, q)
@@ -603,12 +608,14 @@ def room_for(
 def plan_mixed(world: World, replica: Replica, engine: Engine) -> None:
     """Running sequences first, prompts with what the budget leaves: vLLM and TensorRT-LLM."""
     preempted = False
-    units = next_units(world, replica, engine)
-    while units > replica.free:
-        preempt_last(world, replica, engine)
-        preempted = True
+    if replica.decoding > 0:
         units = next_units(world, replica, engine)
-    take(replica, units)
+        while units > replica.free:
+            preempt_last(world, replica, engine)
+            preempted = True
+            units = next_units(world, replica, engine)
+        if units > 0:
+            take(replica, units)
     budget = engine.max_num_batched_tokens - replica.decoding
     if replica.prompting != NONE:
         tokens = go_on(world, replica, engine, budget)
