@@ -23,12 +23,14 @@ from tonnage.deployment import Deployment
 from tonnage.performance import StepTable
 from tonnage.performance.kv_pool import kv_pool
 from tonnage.performance.roofline import tabulate
+from tonnage.pipeline import prove
 from tonnage.queueing import TrafficClass
 from tonnage.queueing.closed_form import ClosedForm
 from tonnage.queueing.simulation import EngineModel, Requests, SimulatedFleet
 from tonnage.queueing.simulation.simulate import simulate
 from tonnage.queueing.simulation.statistics import summarise
 from tonnage.queueing.simulation.world import Simulation
+from tonnage.study.loader import load_study
 from tonnage.traffic import Arrivals
 from tonnage.traffic.draws import draw_requests
 from tonnage.traffic.traces import load_trace_requests
@@ -42,6 +44,7 @@ MIX = TokenMix(
     output=Lengths(kind="lognormal", mean_tokens=200, cv=1.0),
 )
 PROMISES = (Promise(metric="ttft", percentile=95, limit_s=2.0),)
+SEARCHED_GPUS = ("A100-SXM-80GB", "H100-SXM", "H200-SXM", "B200", "L40S")
 COMPILED_REQUESTS, PLAIN_REQUESTS, NAIVE_REQUESTS = 1_000_000, 30_000, 1_000
 
 
@@ -124,6 +127,26 @@ def measure_speeds() -> Speeds:
         plain=speed(dense, PLAIN_REQUESTS, compiled=False),
         naive=NAIVE_REQUESTS / naive_s,
     )
+
+
+def measure_search() -> float:
+    """CPU seconds of 20 candidates, 20,000 requests each and all their statistics, compiled."""
+    pairs = [(gpu, tp) for gpu in SEARCHED_GPUS for tp in (1, 2, 4, 8)]
+    models = [replica("Llama-3.1-8B-Instruct", gpu, tp) for gpu, tp in pairs]
+    loads = [offered(model.table, model, 20_000) for model in models]
+    whole(models[0], loads[0], compiled=True)
+
+    def search() -> None:
+        for model, load in zip(models, loads, strict=True):
+            whole(model, load, compiled=True)
+
+    return cpu_s(search)
+
+
+def measure_proof() -> float:
+    """CPU seconds of proving the demo plan, compiled."""
+    study = load_study(ROOT / "examples" / "support-chatbot.yaml")
+    return min(cpu_s(lambda: prove(study, compiled=True)) for _ in range(2))
 
 
 def measure_trace() -> tuple[float, float]:

@@ -18,8 +18,15 @@ from tonnage.version import __version__
 if TYPE_CHECKING:
     from tonnage.catalog.loader import Catalog
     from tonnage.errors import TonnageError
-    from tonnage.fleet import Capacity, Plan, Question, StatedFleet
-    from tonnage.pipeline import capacity, size
+    from tonnage.fleet import (
+        Capacity,
+        Plan,
+        Question,
+        SimulationAnswer,
+        SimulationOptions,
+        StatedFleet,
+    )
+    from tonnage.pipeline import capacity, prove, simulate, size
     from tonnage.study.loader import Study, load_study, study_from_overrides
 
 __all__ = [
@@ -27,12 +34,16 @@ __all__ = [
     "Catalog",
     "Plan",
     "Question",
+    "SimulationAnswer",
+    "SimulationOptions",
     "StatedFleet",
     "Study",
     "TonnageError",
     "__version__",
     "capacity",
     "load_study",
+    "prove",
+    "simulate",
     "size",
     "study_from_overrides",
 ]
@@ -42,11 +53,15 @@ _HOMES = {
     "Catalog": "tonnage.catalog.loader",
     "Plan": "tonnage.fleet",
     "Question": "tonnage.fleet",
+    "SimulationAnswer": "tonnage.fleet",
+    "SimulationOptions": "tonnage.fleet",
     "StatedFleet": "tonnage.fleet",
     "Study": "tonnage.study.loader",
     "TonnageError": "tonnage.errors",
     "capacity": "tonnage.pipeline",
     "load_study": "tonnage.study.loader",
+    "prove": "tonnage.pipeline",
+    "simulate": "tonnage.pipeline",
     "size": "tonnage.pipeline",
     "study_from_overrides": "tonnage.study.loader",
 }

@@ -5,7 +5,8 @@
           └─ fleet  every GPU kind × TP × PP × EP × dtypes
               ├─ performance   what one replica holds, how long its steps take
               ├─ queueing      step times × load -> latency percentiles
-              └─ search, scenarios, rejections, alerts                    -> Plan
+              ├─ search, scenarios, rejections, alerts                    -> Plan
+              └─ proof   the same, each fleet simulated, also with losses -> Plan
                   └─ report    text, JSON, Markdown
 
     a study and a fleet, or a trace
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +35,9 @@ from tonnage.fleet import (
     Candidate,
     Capacity,
     Plan,
+    ProofProgress,
     Question,
+    Replication,
     Sensitivity,
     SimulationAnswer,
     SimulationOptions,
@@ -50,6 +54,8 @@ from tonnage.study.measured import ask_of_copies
 from tonnage.units import format_fraction, format_number, format_time
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from tonnage.queueing.simulation.simulate import Progress
 
 HALF, HALF_MORE = 0.5, 1.5  # what every assumed figure is tried at
@@ -77,6 +83,38 @@ def size(
         return plan_fleet(asked)
     catalog = catalog or open_catalog(asked)
     plan = plan_fleet(asked.question(catalog))
+    return replace(plan, sensitivities=sensitivities_of(asked, plan, catalog))
+
+
+def prove(
+    asked: Study | Question,
+    catalog: Catalog | None = None,
+    *,
+    requests: int | None = None,
+    seed: int = 0,
+    compiled: bool | None = None,
+    executor: Executor | None = None,
+    progress: Callable[[ProofProgress], None] | None = None,
+) -> Plan:
+    """As `size`, but every number of replicas is decided by simulation, as is what failures leave.
+
+    `requests` count in each simulation, 20,000 unless told. Independent ones are spread over
+    `executor`; the answer is the same. `progress` is told how far it is.
+    """
+    from tonnage.fleet.proof import prove as prove_plan  # noqa: PLC0415 — sizing does without
+
+    proven = partial(
+        prove_plan,
+        requests=requests,
+        seed=seed,
+        compiled=compiled,
+        executor=executor,
+        progress=progress,
+    )
+    if isinstance(asked, Question):
+        return proven(asked)
+    catalog = catalog or open_catalog(asked)
+    plan = proven(asked.question(catalog), poisson_peak=_peak_is_poisson(asked))
     return replace(plan, sensitivities=sensitivities_of(asked, plan, catalog))
 
 
@@ -138,40 +176,54 @@ def simulate(
     options: SimulationOptions,
     catalog: Catalog | None = None,
     *,
+    executor: Executor | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> SimulationAnswer:
     """What every request of the study's load, or of a trace, would have felt on a fleet.
 
-    The fleet is `options.fleet`, or what `size` recommends. `progress` is told how far it is.
-    Raises TonnageError for what cannot be asked or does not fit.
+    The fleet is `options.fleet`, or what `size` recommends. Seeds, and replicas that do not depend
+    on each other, are spread over `executor`; the answer is the same. `progress` is told how far it
+    is. Raises TonnageError for what cannot be asked or does not fit.
     """
-    from tonnage.fleet.simulated import scene_of  # noqa: PLC0415 — sizing does without
-    from tonnage.queueing.simulation.simulate import simulate as run  # noqa: PLC0415 — as above
-    from tonnage.queueing.simulation.statistics import summarise  # noqa: PLC0415 — as above
+    from tonnage.fleet.simulated import replicated, scene_of  # noqa: PLC0415 — sizing does without
+    from tonnage.queueing.simulation.shards import Run, simulate_all  # noqa: PLC0415 — as above
+    from tonnage.queueing.simulation.statistics import summarise_together  # noqa: PLC0415 — as above
 
     catalog = catalog or open_catalog(asked)
     question = asked.question(catalog)
+    poisson_peak = _peak_is_poisson(asked)
     scene = scene_of(
         question,
         options,
         owned=_owned(options.fleet, catalog) if options.fleet is not None else None,
-        poisson_peak=_peak_is_poisson(asked),
+        poisson_peak=poisson_peak,
     )
-    simulated = run(
-        scene.fleet,
-        scene.requests,
-        scene.clients,
-        seed=scene.seed,
+    scenes = replicated(scene, question, options, poisson_peak=poisson_peak)
+    runs = simulate_all(
+        [
+            Run(fleet=each.fleet, requests=each.requests, clients=each.clients, seed=each.seed)
+            for each in scenes
+        ],
+        executor,
         compiled=options.compiled,
         progress=progress,
     )
-    summary = summarise(
-        simulated,
-        scene.promises,
+    told_of = partial(
+        summarise_together,
+        promises=scene.promises,
         counted=scene.counted,
         network_s=question.workload.network_s,
     )
-    return SimulationAnswer(scene=scene, simulated=simulated, summary=summary)
+    replications = tuple(
+        Replication(seed=each.seed, simulated=run, summary=told_of((run,)))
+        for each, run in zip(scenes, runs, strict=True)
+    )
+    return SimulationAnswer(
+        scene=scenes[0],
+        simulated=runs[0],
+        summary=told_of(runs),
+        replications=replications if options.seeds > 1 else (),
+    )
 
 
 def _peak_is_poisson(asked: Study) -> bool:
@@ -185,11 +237,14 @@ def _peak_is_poisson(asked: Study) -> bool:
 def sensitivities_of(study: Study, plan: Plan, catalog: Catalog) -> tuple[Sensitivity, ...]:
     """Every assumed figure at half and at one and a half, those that move the answer most first.
 
-    The chosen arrangement is kept, so that the answer moves for one reason only.
+    All of it in closed form. The chosen arrangement is kept, so that the answer moves for one
+    reason only.
     """
     if plan.deployment is None:
         return ()
     base = plan.scenario("recommended").gpus if plan.scenarios else None
+    if plan.proof is not None:  # what moves is the closed form's answer
+        base = recommended_gpus(plan.question, plan)
     assumed = [
         told
         for told in plan.question.inputs

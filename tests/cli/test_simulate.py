@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import cache
+from pathlib import Path
 
 import pytest
 
@@ -180,6 +182,51 @@ def test_what_cannot_be_written_is_found_before_the_work(tmp_path, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
+# ── several seeds, several processes ────────────────────────────────────────────────────────────
+
+
+def test_seeds_are_told_as_one_and_one_by_one():
+    found, _ = simulated(*FEW, "--seeds", "5")
+    alone, _ = simulated(*FEW)
+    each = found["replications"]
+    assert (found["intervals_from"], alone["intervals_from"]) == ("seeds", "batches")
+    assert alone["replications"] == []
+    assert found["requests"]["counted"] == sum(one["counted"] for one in each) == 5000
+    assert len({one["seed"] for one in each}) == 5
+    assert each[0]["seed"] == found["seed"] == 0
+    assert each[0]["ttft_s"] == alone["ttft_s"]
+    low, high = found["ttft_s"]["interval_90"]["p95"]
+    assert low <= found["ttft_s"]["p95"] <= high
+    again, _ = simulated(*FEW, "--seed", str(each[3]["seed"]))
+    assert again["e2e_s"] == each[3]["e2e_s"]
+
+
+@pytest.mark.parametrize("asked", [(*FEW, "--seeds", "3"), ("--requests", "50 k")])
+def test_workers_change_no_byte(tmp_path, asked):
+    told = ("--no-compiled", "--format", "json", "--records", "requests.jsonl", *asked)
+    here, there = (tmp_path / name for name in ("here", "there"))
+    for folder, shared in ((here, ()), (there, ("--workers", "2"))):
+        folder.mkdir()
+        result = tonnage("simulate", *QUESTION, *told, *shared, cwd=folder)
+        assert result.returncode == errors.EXIT_ANSWERED, result.stderr
+        (folder / "answer").write_text(result.stdout)
+    for name in ("answer", "requests.jsonl"):
+        assert (here / name).read_bytes() == (there / name).read_bytes()
+
+
+def test_the_rows_of_several_seeds_say_which(tmp_path):
+    file = tmp_path / "requests.csv"
+    result = tonnage("simulate", *QUESTION, *FEW, "--seeds", "2", "--records", file)
+    assert result.returncode == errors.EXIT_ANSWERED, result.stderr
+    assert "Seed by seed" in result.stdout
+    with file.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    seeds = [row["seed"] for row in rows]
+    first, second = dict.fromkeys(seeds)
+    assert (first, seeds) == ("0", sorted(seeds, key=[first, second].index))
+    assert sum(row["counted"] == "true" for row in rows) == 2000
+
+
 # ── mistakes ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -197,6 +244,10 @@ def test_nothing_asked_is_wrong_use():
         (("--max-batch-size", "4"), errors.EXIT_USAGE, "--max-batch-size"),
         (("--fleet", "2 x H900:tp1"), errors.EXIT_BAD_INPUT, "H900"),
         (("--step-model", "nowhere.json"), errors.EXIT_BAD_INPUT, "nowhere.json: does not exist"),
+        (("--trace", "nowhere.csv", "--seeds", "2"), errors.EXIT_USAGE, "--seeds"),
+        (("--workers", "0"), errors.EXIT_USAGE, "--workers"),
+        (("--cluster", "nowhere"), errors.EXIT_USAGE, "'nowhere' is no address"),
+        (("--cluster", "tcp://127.0.0.1:9"), errors.EXIT_BAD_INPUT, "no Dask scheduler answers"),
         (("--trace", "nowhere.csv"), errors.EXIT_BAD_INPUT, "nowhere.csv"),
     ],
 )
@@ -211,19 +262,31 @@ def test_a_mistake_is_one_line_and_an_exit_code(arguments, code, said):
 # ── a terminal ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_ctrl_c_stops_it_and_leaves_nothing_half_written(tmp_path):
-    """On a terminal, so that it says when it is under way."""
+def those_at_work_in(folder):
+    """Processes whose working directory it is."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if each.readlink() == folder:
+                found.append(int(each.parent.name))
+    return found
+
+
+@pytest.mark.parametrize("shared", [(), ("--seeds", "20", "--workers", "2")])
+def test_ctrl_c_stops_it_and_leaves_nothing(tmp_path, shared):
+    """On a terminal, so that it says when it is under way; all its processes get the signal."""
     reader, writer = pty.openpty()
+    requests = ("--requests", "20 k" if shared else "200 k", "--no-compiled", *shared)
     running = subprocess.Popen(
-        [
-            *command("simulate", *QUESTION, "--requests", "200 k", "--no-compiled"),
-            *("--records", "requests.csv", "-o", "answer.json"),
-        ],
+        command(
+            *("simulate", *QUESTION, *requests, "--records", "requests.csv", "-o", "answer.json"),
+        ),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=writer,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+        start_new_session=True,
     )
     os.close(writer)
     seen = b""
@@ -231,12 +294,41 @@ def test_ctrl_c_stops_it_and_leaves_nothing_half_written(tmp_path):
     while b"simulated" not in seen and time.monotonic() < end_s:
         seen += os.read(reader, 4096)
     assert b"requests" in seen
-    running.send_signal(signal.SIGINT)
+    assert len(those_at_work_in(tmp_path)) > len(shared) // 2
+    os.killpg(running.pid, signal.SIGINT)
     output, _ = running.communicate(timeout=30)
+    said = os.read(reader, 1 << 16)
     os.close(reader)
     assert running.returncode == errors.EXIT_INTERRUPTED
     assert output == b""
+    assert said.strip().endswith(b"interrupted")
+    assert b"Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+    assert those_at_work_in(tmp_path) == []
+
+
+def test_a_worker_that_is_killed_is_said(tmp_path):
+    asked = ("simulate", *QUESTION, "--seeds", "50", "--no-compiled", "--workers", "2")
+    running = subprocess.Popen(
+        command(*asked), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end_s = time.monotonic() + 60
+    while not (workers := [each for each in those_at_work_in(tmp_path) if is_worker(each)]):
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+    os.kill(workers[0], signal.SIGKILL)
+    output, said = running.communicate(timeout=30)
+    assert running.returncode == errors.EXIT_BAD_INPUT, said
+    assert output == ""
+    assert said.startswith("error: a worker process ended before its work was done.")
+    assert said.count("\n") == 1
+    assert those_at_work_in(tmp_path) == []
+
+
+def is_worker(process):
+    with suppress(OSError):
+        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False
 
 
 def test_help_teaches_and_imports_nothing_heavy():

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tonnage.errors import InputError
+from tonnage.evidence import student_t
 from tonnage.measurement import Point, Run
 from tonnage.measurement.fits import (
     FitRules,
@@ -25,7 +26,6 @@ from tonnage.measurement.fits import (
     gpu_range,
     intercept_range,
     slope_range,
-    student_t,
 )
 from tonnage.measurement.sweep import fit_metric, join_runs, usable_points
 

@@ -21,7 +21,11 @@ from tonnage.queueing.simulation import (
     Timeline,
     Totals,
 )
-from tonnage.queueing.simulation.statistics import summarise
+from tonnage.queueing.simulation.statistics import (
+    LEAST_RUNS,
+    summarise,
+    summarise_together,
+)
 from tonnage.workload import PERCENTILES, Metric, Promise
 
 FINISHED, REJECTED, UNFINISHED, LOST = range(len(STATUSES))
@@ -284,6 +288,17 @@ def test_requests_that_fare_alike_count_as_few() -> None:
     assert verdict(run_of(records), e2e_within(2.1)) == "kept"
 
 
+def test_a_limit_far_off_needs_no_independent_batches() -> None:
+    arrival_s = every_second(400)
+    e2e_s = 1.5 + np.sin(arrival_s / 60)
+    records = records_of(
+        arrival_s, arrival_s + e2e_s, arrival_s + e2e_s, np.ones(400, dtype=np.int64)
+    )
+    assert verdict(run_of(records), e2e_within(2.5)) == "unresolved"
+    assert verdict(run_of(records), e2e_within(25.0)) == "kept"
+    assert verdict(run_of(records), e2e_within(0.2)) == "missed"
+
+
 def test_all_rejected_misses_every_promise_and_has_no_latency() -> None:
     simulated = same_answers(60, rejected=range(60))
     summary = summarise(simulated, [e2e_within(1e9)], counted=(0, 60))
@@ -460,3 +475,73 @@ def test_a_queue_that_grows_for_a_while_only_is_no_trend(
     course = replace(simulated.timeline, at_s=at_s, waiting=waiting.astype(np.int64))
     summary = summarise(replace(simulated, timeline=course), [], counted=(0, 1_000))
     assert summary.stability.stable
+
+
+# ── several runs ────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.lists(any_records(), min_size=1, max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_several_runs_are_told_as_their_requests_together(runs: list[Records]) -> None:
+    simulated = [run_of(records) for records in runs]
+    every = (0, max(map(len, runs)))
+    together = summarise_together(simulated, [e2e_within(2.0)], counted=every)
+    alone = [summarise(run, [e2e_within(2.0)], counted=every) for run in simulated]
+    for count in ("arrived", "finished", "rejected", "lost", "unfinished", "counted"):
+        assert getattr(together, count) == sum(getattr(each, count) for each in alone)
+    assert together.preemptions == 6 * len(runs)
+    assert together.limits_hit == alone[0].limits_hit
+    values = [
+        seconds
+        for records in runs
+        for row in range(len(records))
+        if records.status[row] == FINISHED
+        for seconds in [felt_by_hand(records, row, "e2e", 0.0)]
+    ]
+    if together.e2e is None:
+        assert values == []
+        return
+    assert together.e2e.count == len(values)
+    for percentile, estimate in together.e2e.percentiles.items():
+        assert estimate.value == pytest.approx(percentile_by_hand(values, percentile))
+
+
+def test_five_runs_have_intervals_of_their_own_where_one_has_none() -> None:
+    runs = [single_server(0.95, 5_000, seed) for seed in range(LEAST_RUNS)]
+    counted = (1_000, 5_000)
+    alone, few, enough = (
+        summarise_together(runs[:count], [], counted=counted).e2e
+        for count in (1, LEAST_RUNS - 1, LEAST_RUNS)
+    )
+    assert alone is not None
+    assert few is not None
+    assert enough is not None
+    assert alone.mean.low is None
+    assert few.mean.low is None
+    assert enough.mean.low is not None
+    assert enough.mean.high is not None
+    means = [np.mean((r.records.last_token_s - r.records.arrival_s)[1_000:]) for r in runs]
+    t_of_four = 2.132  # 90 %, NIST/SEMATECH e-Handbook, section 1.3.6.7.2
+    half = t_of_four * np.std(means, ddof=1) / math.sqrt(LEAST_RUNS)
+    assert enough.mean.high - enough.mean.value == pytest.approx(half, rel=1e-3)
+    assert enough.mean.value - enough.mean.low == pytest.approx(half, rel=1e-3)
+
+
+def test_intervals_of_several_runs_hold_near_capacity() -> None:
+    held = []
+    for number in range(40):
+        runs = [single_server(0.9, 11_500, 100 * number + seed) for seed in range(LEAST_RUNS)]
+        told = summarise_together(runs, [], counted=(1_500, 11_500)).e2e
+        assert told is not None
+        reached = told.percentiles[95.0]
+        if reached.low is not None and reached.high is not None:
+            held.append(reached.low <= sojourn_s(0.9, 95.0) <= reached.high)
+    assert len(held) > 30
+    assert sum(held) >= 0.8 * len(held)
+
+
+def test_runs_that_grow_are_unstable_together() -> None:
+    runs = [single_server(1.1, 3_000, seed) for seed in range(3)]
+    told = summarise_together(runs, [], counted=(0, 3_000)).stability
+    assert not told.stable
+    assert told.growth_requests_per_s == pytest.approx(0.1 / SERVICE_S, rel=0.5)

@@ -198,8 +198,8 @@ def simulation(*, replicas: int = 2, **changes: Any) -> SimulationAnswer:
         fleet=SimulatedFleet(engine=ENGINE, replicas=replicas),
         requests=Requests(
             arrival_s=found.arrival_s,
-            prompt_tokens=found.prompt_tokens,
-            output_tokens=found.output_tokens,
+            prompt_tokens=found.prompt_tokens.astype(np.int64),
+            output_tokens=found.output_tokens.astype(np.int64),
         ),
         clients=None,
         counted=COUNTED,

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.report.simulated import (
     simulation,
     some_rejected,
 )
+from tonnage.fleet import Replication
 from tonnage.queueing.simulation import (
     Autoscaler,
     Clients,
@@ -253,3 +255,51 @@ def test_an_interval_over_two_units_names_both():
         attainments=(replace(attainment(PROMISES[0], "kept", 0.2), reached=around(1.0)),)
     )
     assert "TTFT p95 1 s (950 ms–1.05 s) of 1.5 s" in words(answer)
+
+
+# ── several seeds ───────────────────────────────────────────────────────────────────────────────
+
+
+def several(number, **changes):
+    """The same answer `number` times over, each under a seed of its own."""
+    answer = simulation(**changes)
+    replications = tuple(
+        Replication(seed=100 + seed, simulated=answer.simulated, summary=answer.summary)
+        for seed in range(number)
+    )
+    return replace(answer, replications=replications)
+
+
+def seeds_shown(answer):
+    """The table of seeds in one line."""
+    return re.sub("─+ ", "", words(answer)).partition("Seed by seed ")[2]
+
+
+@pytest.mark.parametrize(("number", "how"), [(2, "batch means"), (5, "from 5 seeds")])
+def test_several_seeds_are_shown_one_by_one(number, how):
+    said = words(several(number))
+    assert f"90 % interval ({how})" in said
+    assert f"counted, {number} seeds, the first 0" in said
+    heads = "seed TTFT p95 TPOT p95 requests/s answered "
+    assert seeds_shown(several(number)).startswith(f"{heads}100 710 ms 37 ms 3.98 101 ")
+
+
+def test_many_seeds_are_shown_by_their_spread():
+    heads = "seed TTFT p95 TPOT p95 requests/s answered "
+    assert seeds_shown(several(20)).startswith(f"{heads}lowest 710 ms 37 ms 3.98 middle ")
+
+
+def test_without_promises_seeds_are_compared_by_their_means():
+    shown = seeds_shown(several(3, attainments=()))
+    assert shown.startswith("seed TTFT mean TPOT mean E2E mean requests/s answered 100 ")
+
+
+def test_what_replicas_counted_is_of_all_seeds():
+    one, three = data(simulation()), data(several(3))
+    assert one["replications"] == []
+    assert [each["seed"] for each in three["replications"]] == [100, 101, 102]
+    for alone, together in zip(one["replicas"], three["replicas"], strict=True):
+        assert together["kv_peak_fraction"] == alone["kv_peak_fraction"]
+        for count in ("steps", "preemptions", "finished", "blocked_by_tokens"):
+            assert together[count] == 3 * alone[count]
+    assert words(several(3)).count("80 %") == words(simulation()).count("80 %")

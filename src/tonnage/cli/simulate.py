@@ -112,6 +112,8 @@ def simulate(
       tonnage simulate study.yaml --fleet "4 x H200-SXM:tp2" --arrivals gamma --cv 2
     Yesterday's traffic, half as much again, on a step time you measured:
       tonnage simulate study.yaml --fleet … --trace day.csv --rate-factor 1.5 --step-model step.json
+    Several draws of the same load, on four cores:
+      tonnage simulate study.yaml --fleet … --seeds 8 --workers 4
     With a replica lost for five minutes:
       tonnage simulate study.yaml --fleet … --outage "0@10 min-15 min"
 
@@ -126,6 +128,7 @@ def simulate(
         )
     from tonnage.cli.asked import Asked  # noqa: PLC0415 — cold start
     from tonnage.cli.simulate_question import options_of  # noqa: PLC0415 — as above
+    from tonnage.cli.workers import executor_of  # noqa: PLC0415 — as above
 
     switches = {
         "--lose-requests": lose_requests,
@@ -134,8 +137,9 @@ def simulate(
         "--prefix-cache": prefix_cache is True,
         "--no-prefix-cache": prefix_cache is False,
     }
+    flags = Asked(told)
     options = options_of(
-        Asked(told),
+        flags,
         lose_requests=lose_requests,
         prefix_cache=prefix_cache,
         burst_start=burst_start,
@@ -151,8 +155,8 @@ def simulate(
     from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
     from tonnage.report.simulation import refusal_of, report_simulation  # noqa: PLC0415 — as above
 
-    with _watching(quiet=quiet) as progress:
-        answer = pipeline.simulate(asked, options, progress=progress)
+    with _watching(quiet=quiet) as progress, executor_of(flags) as executor:
+        answer = pipeline.simulate(asked, options, executor=executor, progress=progress)
     _write(answer, records, plot, quiet=quiet)
     command = shlex.join(name for name, given in switches.items() if given)
     command = f"{typed_command('simulate', study, told)} {command}".rstrip()
@@ -220,7 +224,8 @@ def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
 
         def show(now: Progress) -> None:
             done = f"{format_number(now.over)} of {format_number(now.requests)} requests"
-            at = f"{format_time(now.at_s)} simulated"
-            bar.update(task, completed=now.over, total=now.requests, description=f"{done}, {at}")
+            at = "" if now.at_s is None else f", {format_time(now.at_s)}"
+            told = f"{done}{at} simulated"
+            bar.update(task, completed=now.over, total=now.requests, description=told)
 
         yield show

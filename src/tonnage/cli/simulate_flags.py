@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tonnage.cli.flags import FLAGS as STUDY_FLAGS
 from tonnage.cli.flags import Flag
+from tonnage.cli.workers import WORKER_FLAGS
 
 FLEET = "Which fleet"
 ENGINE = "How its engines work (default: as modelled)"
@@ -74,6 +75,10 @@ OWN_FLAGS: tuple[Flag, ...] = (
     _flag("--requests", ARRIVALS, "N",
           "Requests that count; more come before and after them (default: 20,000)."),
     _flag("--seed", ARRIVALS, "N", "The same seed gives the same answer, to the byte (0)."),
+    _flag("--seeds", ARRIVALS, "N",
+          "Runs with seeds of their own, told as one (1). From 5 on, intervals are theirs and hold"
+          " near capacity."),
+    *WORKER_FLAGS,
 )  # fmt: skip
 
 FLAGS: tuple[Flag, ...] = (

@@ -28,7 +28,7 @@ _NEEDS = (
     ("--kv-link", "--decode-replicas"),
     ("--cv", "--arrivals gamma"),
 )
-_NOT_OF_A_TRACE = ("--arrivals", "--cv", "--profile", "--requests")
+_NOT_OF_A_TRACE = ("--arrivals", "--cv", "--profile", "--requests", "--seeds")
 
 
 def options_of(
@@ -58,6 +58,7 @@ def options_of(
         benchmark=benchmark,
         requests=asked.count("--requests"),
         seed=asked.count("--seed", zero=True) or 0,
+        seeds=asked.count("--seeds") or 1,
         step_model=_step_model(asked),
         kv_blocks=asked.count("--kv-blocks"),
         max_num_seqs=asked.count("--max-num-seqs"),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tonnage.cli.flags import Told, overrides, takes_study_flags
+from tonnage.cli.flags import FLAGS as STUDY_FLAGS
+from tonnage.cli.flags import Flag, Told, overrides, takes_flags
 from tonnage.cli.output import (
     ANSWER,
     FormatOption,
@@ -21,15 +23,35 @@ from tonnage.cli.output import (
     terminal_width,
     working,
 )
+from tonnage.cli.workers import WORKER_FLAGS
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
 from tonnage.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
-    from tonnage.fleet import Infeasible
+    from tonnage.fleet import Infeasible, Plan, ProofProgress
     from tonnage.report import Report
     from tonnage.study.loader import Study
 
 MEASURED = "Sizing from what was measured"
+PROOF = "Proof by simulation"
+
+PROOF_FLAGS: tuple[Flag, ...] = (
+    Flag(
+        name="--requests",
+        key="requests",
+        group=PROOF,
+        metavar="N",
+        help="Of --prove, requests that count in each simulation (20,000).",
+    ),
+    Flag(
+        name="--seed",
+        key="seed",
+        group=PROOF,
+        metavar="N",
+        help="Of --prove; the same seed gives the same answer, to the byte (0).",
+    ),
+    *(replace(flag, group=PROOF, help=f"Of --prove: {flag.help}") for flag in WORKER_FLAGS),
+)
 
 StudyArgument = Annotated[
     Path | None,
@@ -80,9 +102,17 @@ PlotOption = Annotated[
         show_default=False,
     ),
 ]
+ProveOption = Annotated[
+    bool,
+    typer.Option(
+        "--prove",
+        help="Let a simulator decide how many, and say what p95 becomes when servers fail.",
+        rich_help_panel=PROOF,
+    ),
+]
 
 
-@takes_study_flags
+@takes_flags((*STUDY_FLAGS, *PROOF_FLAGS))
 def size(
     study: StudyArgument = None,
     *,
@@ -90,6 +120,7 @@ def size(
     measured: MeasuredOption = None,
     gpus: GpusOption = None,
     plot: PlotOption = None,
+    prove: ProveOption = False,
     explain: ExplainOption = None,
     chosen_format: FormatOption = None,
     output: OutputOption = None,
@@ -99,17 +130,18 @@ def size(
 
     Tell it by a study, by flags, or by both. It answers with the recommended fleet, what the
     answer rests on, and why the other options lost; with --measured from load tests instead of a
-    model. Exit codes: 0 answered, 2 wrong use, 3 bad input, 4 nothing keeps the promises (the
-    report says what would).
+    model. With --prove the closed form only makes the shortlist: every count is simulated, also
+    with one and two servers lost. Exit codes: 0 answered, 2 wrong use, 3 bad input, 4 nothing keeps
+    the promises (the report says what would), 130 interrupted.
     """
-    if study is None and not told:
+    asked_of_study = {flag: value for flag, value in told.items() if flag not in PROOF_FLAGS}
+    _refuse_contradictions(
+        told, measured=bool(measured), of_measured=gpus is not None or plot is not None, prove=prove
+    )
+    if study is None and not asked_of_study:
         raise UsageError(
             "there is nothing to size: give a study or flags.",
             hint="For example tonnage size study.yaml, or see tonnage size --help.",
-        )
-    if not measured and (gpus is not None or plot is not None):
-        raise UsageError(
-            "--gpus and --plot are about a load test:", hint="give it with --measured."
         )
     if measured and explain is not None:
         raise UsageError(
@@ -123,11 +155,16 @@ def size(
         _end(infeasible)
         return
 
-    asked = ask(study, overrides(told))
-    from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
+    asked = ask(study, overrides(asked_of_study))
+    command = typed_command("size", study, told)
+    if prove:
+        plan = _proven(asked, told, quiet=quiet)
+        command += " --prove"
+    else:
+        from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
 
-    with working("sizing", quiet=quiet):
-        plan = pipeline.size(asked)
+        with working("sizing", quiet=quiet):
+            plan = pipeline.size(asked)
 
     if explain is not None:
         from tonnage.report.explain import render_explanation  # noqa: PLC0415 — only when asked
@@ -140,9 +177,63 @@ def size(
     else:
         from tonnage.report.build import report_plan  # noqa: PLC0415 — only when asked
 
-        report = report_plan(plan, command=typed_command("size", study, told))
+        report = report_plan(plan, command=command)
         deliver(report, chosen=chosen_format, output=output, quiet=quiet)
     _end(plan.infeasible)
+
+
+def _refuse_contradictions(told: Told, *, measured: bool, of_measured: bool, prove: bool) -> None:
+    """Raise UsageError for options that are about something that was not asked for."""
+    if not measured and of_measured:
+        raise UsageError(
+            "--gpus and --plot are about a load test:", hint="give it with --measured."
+        )
+    if prove and measured:
+        raise UsageError(
+            "--prove simulates a model of the GPUs, and --measured needs none.",
+            hint="Leave one of them out.",
+        )
+    if not prove and (misplaced := next((f.name for f in told if f in PROOF_FLAGS), None)):
+        raise UsageError(f"{misplaced} is about a proof:", hint="give it with --prove.")
+
+
+def _proven(asked: Study, told: Told, *, quiet: bool) -> Plan:
+    """The plan that a simulation decided, with a line on the terminal about how far it is."""
+    from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
+    from tonnage.cli.asked import Asked  # noqa: PLC0415 — cold start
+    from tonnage.cli.workers import executor_of  # noqa: PLC0415 — as above
+
+    flags = Asked(told)
+    requests, seed = flags.count("--requests"), flags.count("--seed", zero=True)
+    with _watching(quiet=quiet) as progress, executor_of(flags) as executor:
+        return pipeline.prove(
+            asked, requests=requests, seed=seed or 0, executor=executor, progress=progress
+        )
+
+
+@contextmanager
+def _watching(*, quiet: bool) -> Iterator[Callable[[ProofProgress], None] | None]:
+    """One line on a terminal's stderr that keeps itself up to date, gone when it is left."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress  # noqa: PLC0415 — cold start
+    from rich.console import Console  # noqa: PLC0415 — cold start
+
+    with progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.TextColumn("[dim]Ctrl-C stops it safely"),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("sizing", total=None)
+
+        def show(now: ProofProgress) -> None:
+            told = f"proving, {now.simulations} simulations done: {now.now}"
+            bar.update(task, description=told)
+
+        yield show
 
 
 def _end(infeasible: Infeasible | None) -> None:

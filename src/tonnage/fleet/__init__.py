@@ -21,15 +21,17 @@ from tonnage.queueing import LatencyFigures
 from tonnage.queueing.simulation import (
     Autoscaler,
     Clients,
+    Estimate,
     Outage,
     Policy,
     Router,
     Simulated,
     SimulatedFleet,
     Summary,
+    Verdict,
 )
 from tonnage.traffic import Requests
-from tonnage.workload import Promise, Workload
+from tonnage.workload import Load, Promise, Workload
 
 Objective = Literal["cost", "gpus", "power"]
 Severity = Literal["info", "warning", "critical"]
@@ -220,16 +222,21 @@ class Scenario:
     requests_per_s_per_gpu: float | None = None
     rationale: tuple[Rationale, ...] = ()
     alerts: tuple[Alert, ...] = ()
+    proof: ScenarioProof | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A change to the question that was tried and admits an option: `key` to `value`."""
+    """A change to the question that was tried and admits an option: `key` to `value`.
+
+    `verified` by a search in closed form, and `simulated`: by a simulation too.
+    """
 
     key: str
     description: str
     value: float | str
     verified: bool
+    simulated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +318,7 @@ class Plan:
     sensitivities: tuple[Sensitivity, ...] = ()
     standing: Standing | None = None
     candidate: Candidate | None = None
+    proof: Proof | None = None
 
     def scenario(self, name: ScenarioName) -> Scenario:
         """The scenario of this name; KeyError when the plan is infeasible."""
@@ -398,10 +406,10 @@ class SimulationOptions:
     it; `rate_factor` scales either; `profile` is a file of a day's course. Under a closed load
     `together` lets all clients send at once; `benchmark` is the protocol of public benchmarks: all
     clients at once, ten requests each, lengths uniform in 0.8 to 1.0 of the study's means.
-    `requests` are counted, more are simulated before and after them. None leaves a setting to the
-    engine's profile or the model. `decode_replicas` set prompts and answers apart;
-    `kv_link_bytes_per_s` carries the cache between them (None: the GPU's network).
-    `compiled` None compiles when numba is there and it pays.
+    `requests` are counted, more are simulated before and after them; in each of `seeds` runs, whose
+    seeds follow from `seed`. None leaves a setting to the engine's profile or the model.
+    `decode_replicas` set prompts and answers apart; `kv_link_bytes_per_s` carries the cache between
+    them (None: the GPU's network). `compiled` None compiles when numba is there and it pays.
     """
 
     fleet: StatedFleet | None = None
@@ -414,6 +422,7 @@ class SimulationOptions:
     benchmark: bool = False
     requests: int | None = None
     seed: int = 0
+    seeds: int = 1
     step_model: StepModel | None = None
     kv_blocks: int | None = None
     max_num_seqs: int | None = None
@@ -459,9 +468,120 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replication:
+    """One of several runs of a scene, with requests of its own, and what is told of it alone."""
+
+    seed: int
+    simulated: Simulated
+    summary: Summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationAnswer:
-    """What became of a scene."""
+    """What became of a scene.
+
+    With several seeds there are `replications`, and `summary` is of all of them; scene and
+    `simulated` are of the first, whose course stands for theirs.
+    """
 
     scene: Scene
     simulated: Simulated
     summary: Summary
+    replications: tuple[Replication, ...] = ()
+
+    @property
+    def runs(self) -> tuple[Simulated, ...]:
+        """Every run of it."""
+        return tuple(each.simulated for each in self.replications) or (self.simulated,)
+
+
+# ── a plan that is proven ───────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """So many replicas of one arrangement under one load, simulated.
+
+    `load` is what all `replicas` carry; of a large fleet `simulated_replicas` are simulated with
+    their share of it. `verdict` is the worst of all promises: "missed" when the fleet does not keep
+    up, or when a batch is not done in time (`finish_s`, of a batch only).
+    """
+
+    replicas: int
+    simulated_replicas: int
+    load: Load
+    verdict: Verdict
+    summary: Summary
+    latency: LatencyFigures
+    finish_s: Estimate | None = None
+
+    @property
+    def growth_requests_per_s(self) -> float:
+        """By how much more arrives at all replicas than they answer; 0 when stable."""
+        part = self.simulated_replicas / self.replicas
+        return self.summary.stability.growth_requests_per_s / part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionProof:
+    """What a simulation made of an option of the shortlist, under the policy of the search.
+
+    `closed_form_replicas` are what the closed form asks for, spares aside, `closed_form_gpus` what
+    it buys; `replicas` and `gpus` are what the simulation does, None when no number that it tried
+    would do. `tried` are its runs, by replicas. `outcome` says in words what became of it.
+    """
+
+    option: str
+    gpu: str
+    tensor_parallel: int
+    closed_form_replicas: int
+    closed_form_gpus: int
+    replicas: int | None
+    gpus: int | None
+    verdict: Verdict | None
+    tried: tuple[Trial, ...]
+    outcome: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScenarioProof:
+    """A scenario as simulated.
+
+    `design` is the load with headroom on the replicas bought less the spares, with the share of the
+    memory that the scenario may fill; `stated` the load without headroom on all replicas, with all
+    memory; `lost` the same with one and with two `unit`s lost, None where none is left. The counts
+    in closed form are those of this scenario without a proof, None when it has none.
+    """
+
+    design: Trial
+    stated: Trial
+    lost: tuple[Trial | None, Trial | None]
+    unit: Literal["server", "replica"]
+    closed_form_replicas: int | None
+    closed_form_gpus: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """How a plan was proven: by `simulations`, each of `requests` that count, from one `seed`.
+
+    `verdict` is that of the recommended scenario, with headroom and without; None when nothing was
+    proven, and `unproven` says why. `advice` says what to do about a verdict other than "kept".
+    """
+
+    verdict: Verdict | None
+    unproven: str = ""
+    advice: str = ""
+    requests: int = 0
+    seed: int = 0
+    simulations: int = 0
+    options: tuple[OptionProof, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProofProgress:
+    """How far a proof is: `simulations` are done, and what the next one is of."""
+
+    simulations: int
+    now: str

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tonnage.fleet import Alert, Plan, Question, Rejection, Scenario, ScenarioPolicy
+from tonnage.fleet import (
+    Alert,
+    Constraint,
+    Infeasible,
+    Plan,
+    Question,
+    Rejection,
+    Scenario,
+    ScenarioPolicy,
+)
 from tonnage.fleet.alerts import plan_alerts, scenario_alerts
 from tonnage.fleet.chain import best_pools
 from tonnage.fleet.rejections import rejections_of
@@ -17,52 +26,85 @@ from tonnage.fleet.standing import standing_of
 
 def plan_fleet(question: Question) -> Plan:
     """The whole answer to `question`; pure and deterministic."""
-    objective, why = objective_of(question)
-    policy = design_policy(question)
-    design = Design(question=question, policy=policy, objective=objective)
-    ground = survey(question, policy)
+    design = design_of(question)
+    ground = survey(question, design.policy)
     outcome = search(design, ground)
-    ranked = sorted(outcome.options.values(), key=lambda option: option.key)
-    priced = [o for o in ranked if objective != "cost" or o.purchase.usd_per_hour is not None]
-    chosen, scenarios = first_complete(question, priced or ranked)
+    chosen, scenarios = first_complete(question, shortlist(design, outcome))
     if chosen is None:
-        infeasible = infeasible_of(design, outcome, ground)
-        return Plan(
-            question=question,
-            objective=objective,
-            objective_reason=why,
-            deployment=None,
-            scenarios=(),
-            constraints=(),
-            rejections=rejections_of(design, outcome, None),
-            unpriced=(),
-            infeasible=infeasible,
-            considered=dict(outcome.considered),
-            alerts=_no_fit_alerts(outcome),
-        )
+        return unanswered(design, outcome, infeasible_of(design, outcome, ground))
+    sized = under_policy(question, chosen, design.policy) or chosen
+    return answered(
+        design, outcome, chosen, scenarios, constraints_of(question, sized, design.policy)
+    )
+
+
+def design_of(question: Question) -> Design:
+    """What is searched for: the recommended scenario, least in the objective."""
+    objective, _ = objective_of(question)
+    return Design(question=question, policy=design_policy(question), objective=objective)
+
+
+def shortlist(design: Design, outcome: Outcome) -> list[Option]:
+    """The options by rank; without those that have no price, where others have one."""
+    ranked = sorted(outcome.options.values(), key=lambda option: option.key)
+    if design.objective != "cost":
+        return ranked
+    return [o for o in ranked if o.purchase.usd_per_hour is not None] or ranked
+
+
+def unanswered(design: Design, outcome: Outcome, infeasible: Infeasible) -> Plan:
+    """The plan that there is none."""
+    return Plan(
+        question=design.question,
+        objective=design.objective,
+        objective_reason=objective_of(design.question)[1],
+        deployment=None,
+        scenarios=(),
+        constraints=(),
+        rejections=rejections_of(design, outcome, None),
+        unpriced=(),
+        infeasible=infeasible,
+        considered=dict(outcome.considered),
+        alerts=_no_fit_alerts(outcome),
+    )
+
+
+def answered(
+    design: Design,
+    outcome: Outcome,
+    chosen: Option,
+    scenarios: tuple[Scenario, ...],
+    constraints: tuple[Constraint, ...],
+    *,
+    listed: Option | None = None,
+) -> Plan:
+    """The plan around the chosen option: the others turned down, what to know, today's fleet.
+
+    `listed` is the option as the closed form has it, where the chosen one differs.
+    """
+    question = design.question
     rejections = rejections_of(design, outcome, chosen)
     unpriced: tuple[Rejection, ...] = ()
-    if objective == "cost":
+    if design.objective == "cost":
         unpriced = tuple(r for r in rejections if not r.priced and r.gpus is not None)
         rejections = tuple(r for r in rejections if r.priced or r.gpus is None)
     scenarios = tuple(
         replace(scenario, alerts=scenario_alerts(question, scenario)) for scenario in scenarios
     )
-    sized = under_policy(question, chosen, policy) or chosen
     return Plan(
         question=question,
-        objective=objective,
-        objective_reason=why,
+        objective=design.objective,
+        objective_reason=objective_of(question)[1],
         deployment=chosen.deployment,
         candidate=chosen.candidate,
         scenarios=scenarios,
-        constraints=constraints_of(question, sized, policy),
+        constraints=constraints,
         rejections=rejections,
         unpriced=unpriced,
         infeasible=None,
         considered=dict(outcome.considered),
         alerts=plan_alerts(question, chosen.deployment, scenarios)
-        + _requantised(design, chosen)
+        + _requantised(design, listed or chosen)
         + _missing_scenarios(question, scenarios),
         standing=standing_of(question, outcome, chosen, scenarios),
     )

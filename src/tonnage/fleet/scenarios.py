@@ -81,8 +81,11 @@ def model_name(question: Question, replica: Replica) -> str:
 def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -> Scenario | None:
     """One scenario of the chosen option, latency at the stated peak on every replica bought."""
     sized = under_policy(question, option, policy)
-    if sized is None:
-        return None
+    return None if sized is None else scenario_of(question, sized, policy)
+
+
+def scenario_of(question: Question, sized: Option, policy: ScenarioPolicy) -> Scenario:
+    """The scenario of an option that is sized under its policy."""
     bought = sized.purchase
     load = question.workload.load
     counts = bought.replicas
@@ -98,10 +101,10 @@ def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -
                 replicas=count,
                 latency=_pool_latency(sized, index, count, load),
                 latency_one_lost=_pool_latency(
-                    sized, index, count - _lost(sized, policy, index, 1), load
+                    sized, index, count - lost_replicas(sized, policy, index, 1), load
                 ),
                 latency_two_lost=_pool_latency(
-                    sized, index, count - _lost(sized, policy, index, 2), load
+                    sized, index, count - lost_replicas(sized, policy, index, 2), load
                 ),
             )
         )
@@ -136,7 +139,7 @@ def build_scenario(question: Question, option: Option, policy: ScenarioPolicy) -
     return replace(scenario, rationale=rationale_of(question, sized, scenario))
 
 
-def _lost(option: Option, policy: ScenarioPolicy, index: int, units: int) -> int:
+def lost_replicas(option: Option, policy: ScenarioPolicy, index: int, units: int) -> int:
     """Replicas of pool `index` that stop with `units` failure units (servers, or replicas)."""
     if not option.candidate.whole_servers:
         return units
@@ -271,9 +274,15 @@ def usd_per_million(question: Question, bought: Purchase) -> float | None:
 
 
 def constraints_of(
-    question: Question, option: Option, policy: ScenarioPolicy
+    question: Question,
+    option: Option,
+    policy: ScenarioPolicy,
+    figures: LatencyFigures | None = None,
 ) -> tuple[Constraint, ...]:
-    """The four constraints at the design point: load with headroom, on the replicas carrying it."""
+    """The four constraints at the design point: load with headroom, on the replicas carrying it.
+
+    `figures` are what a simulation found there, in place of the closed form's.
+    """
     replica, need = option.replicas[-1], option.needs[-1]
     workload = question.workload
     load = scaled_load(workload.load, 1 + policy.headroom_fraction)
@@ -285,7 +294,7 @@ def constraints_of(
     ):
         held = replicas_per_server(option.candidate, replica.deployment)
         counts = (option.purchase.servers_with_headroom * held or need.with_headroom,)
-    figures = fleet_latency(question, option, counts, load)
+    figures = figures or fleet_latency(question, option, counts, load)
     drafts = [
         _memory_constraint(question, option, policy, counts[-1], figures),
         _promise_constraint(

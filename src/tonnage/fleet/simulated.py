@@ -28,6 +28,7 @@ from tonnage.performance.kv_pool import kv_pool
 from tonnage.performance.memory import weights_bytes_per_gpu
 from tonnage.performance.roofline import DEFAULT_NIC_BYTES_PER_S, GRID
 from tonnage.queueing.simulation import Disaggregation, EngineModel, SimulatedFleet
+from tonnage.traffic.streams import stream
 from tonnage.units import format_bytes, format_time
 
 if TYPE_CHECKING:
@@ -69,18 +70,42 @@ def scene_of(
     else:
         assert owned is not None  # noqa: S101 — as the docstring asks
         chosen = _stated(asked, options, options.fleet, owned)
-    engine, engine_notes = _engine(asked, chosen, options)
+    return _scene(asked, options, chosen, poisson_peak=poisson_peak)
+
+
+def scene_on(
+    question: Question,
+    options: SimulationOptions,
+    *,
+    candidate: Candidate,
+    deployment: Deployment,
+    replicas: int,
+) -> Scene:
+    """The load of `question`, at its peak, on so many replicas of a deployment that is chosen."""
+    chosen = _Chosen(
+        candidate=candidate,
+        deployment=deployment,
+        replicas=replicas,
+        said=_counted_out(replicas, deployment),
+    )
+    return _scene(question, options, chosen, poisson_peak=False)
+
+
+def _scene(
+    question: Question, options: SimulationOptions, chosen: _Chosen, *, poisson_peak: bool
+) -> Scene:
+    engine, engine_notes = _engine(question, chosen, options)
     traffic = offered_load(
-        asked,
+        question,
         options,
         engine=engine,
         replicas=chosen.replicas,
         poisson_peak=poisson_peak,
     )
-    promises, promise_notes = _promises(asked)
+    promises, promise_notes = _promises(question)
     fleet, fleet_notes = _fleet(chosen, engine, traffic, options)
     return Scene(
-        name=asked.name,
+        name=question.name,
         load=traffic.said,
         candidate=chosen.candidate,
         deployment=chosen.deployment,
@@ -90,7 +115,7 @@ def scene_of(
         counted=traffic.counted,
         promises=promises,
         seed=options.seed,
-        inputs=(*_that_count(asked, options), *_inputs(chosen, engine, traffic, options)),
+        inputs=(*_that_count(question, options), *_inputs(chosen, engine, traffic, options)),
         notes=(
             chosen.said,
             *chosen.notes,
@@ -100,6 +125,31 @@ def scene_of(
             *fleet_notes,
         ),
     )
+
+
+def replicated(
+    scene: Scene, question: Question, options: SimulationOptions, *, poisson_peak: bool = False
+) -> tuple[Scene, ...]:
+    """The scene, and others like it with seeds and requests of their own: `options.seeds` in all.
+
+    The other arguments are those that `scene_of` made it of.
+    """
+    if options.seeds == 1:
+        return (scene,)
+    asked = _with_options(question, options)
+    told = f"{options.seeds} runs of as many requests, each with a seed of its own"
+    scenes = [replace(scene, notes=(*scene.notes, told))]
+    for number in range(1, options.seeds):
+        (seed,) = stream(options.seed, "replications", number).generate_state(1).tolist()
+        traffic = offered_load(
+            asked,
+            replace(options, seed=seed),
+            engine=scene.fleet.engine,
+            replicas=scene.fleet.replicas,
+            poisson_peak=poisson_peak,
+        )
+        scenes.append(replace(scene, requests=traffic.requests, seed=seed))
+    return tuple(scenes)
 
 
 def startup_s(deployment: Deployment) -> float:
@@ -153,6 +203,7 @@ def _with_options(question: Question, options: SimulationOptions) -> Question:
 def _refuse_impossible(options: SimulationOptions) -> None:
     for name, value in (
         ("requests", options.requests),
+        ("seeds", options.seeds),
         ("kv_blocks", options.kv_blocks),
         ("max_num_seqs", options.max_num_seqs),
         ("max_num_batched_tokens", options.max_num_batched_tokens),
@@ -161,6 +212,8 @@ def _refuse_impossible(options: SimulationOptions) -> None:
     ):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} is {value:g}, and must be above 0.")
+    if options.seeds > 1 and options.trace is not None:
+        raise UsageError("several seeds draw a load anew; a trace is the same for each.")
     if options.decode_replicas < 0:
         raise UsageError(f"decode_replicas is {options.decode_replicas}, and cannot be negative.")
     tokens = options.max_num_batched_tokens

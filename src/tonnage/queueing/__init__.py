@@ -1,7 +1,7 @@
 """StepTable x load -> latency percentiles of one replica.
 
 The vocabulary: `LatencyCurve` is the seam between queueing and fleet. The closed form and a
-measured run (`measurement.curve`) stand behind it; a simulator follows.
+measured run (`measurement.curve`) stand behind it. `simulation` follows single requests instead.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tonnage import units
 from tonnage.evidence import Evidence
 from tonnage.fleet import (
+    Change,
     Plan,
     Scenario,
 )
@@ -30,6 +31,7 @@ from tonnage.report.figures import (
     promise_words,
     survival_words,
 )
+from tonnage.report.proof import proof_words
 from tonnage.workload import Batch, ClosedLoad, OpenLoad
 
 
@@ -71,7 +73,10 @@ def _load_words(plan: Plan) -> str:
 def headline(plan: Plan) -> Headline:
     """The recommended fleet in one line, or that there is none."""
     if plan.infeasible is not None:
-        return Headline(label="No answer", answer=plan.infeasible.reason, tone="bad")
+        unproven = proof_words(plan) if plan.proof and plan.proof.verdict is None else ()
+        return Headline(
+            label="No answer", answer=plan.infeasible.reason, notes=unproven, tone="bad"
+        )
     scenario = plan.scenario("recommended")
     cost = (
         UNKNOWN if scenario.usd_per_hour is None else format_figure(scenario.usd_per_hour, "usd/h")
@@ -87,7 +92,7 @@ def headline(plan: Plan) -> Headline:
         label="Recommended",
         answer=fleet_words(plan, scenario),
         facts=tuple(facts),
-        notes=(*_how_sure(plan, scenario), *_critical(plan)),
+        notes=(*proof_words(plan), *_how_sure(plan, scenario), *_critical(plan)),
     )
 
 
@@ -111,14 +116,21 @@ def _how_sure(plan: Plan, scenario: Scenario) -> tuple[str, ...]:
         if count is not None
     ]
     sure = f"Evidence: {scenario_evidence(scenario).label}"
+    if scenario.proof is not None:
+        sure += " step times, simulated"
     if counts and min(counts) != max(counts):
         sure += (
-            f" · {min(counts)} – {max(counts)} GPUs if one assumed input is off by half"
-            " · measure to get an interval"
+            f" · {min(counts)} – {max(counts)} GPUs{_by_closed_form(plan)} if one assumed input is"
+            " off by half · measure to get an interval"
         )
     elif scenario.latency is not None and scenario.latency.evidence < Evidence.MEASURED:
         sure += " · no interval until it is measured"
     return (f"{chosen} · chosen by {plan.objective}: {plan.objective_reason}", sure)
+
+
+def _by_closed_form(plan: Plan) -> str:
+    """To be said of what a proof did not look at."""
+    return " by the closed form" if plan.proof is not None and plan.proof.verdict else ""
 
 
 def scenario_evidence(scenario: Scenario) -> Evidence:
@@ -148,6 +160,12 @@ def standing_section(plan: Plan) -> Section | None:
     return Section(id="standing", title="What you have today", blocks=tuple(blocks))
 
 
+def _tried_words(change: Change) -> str:
+    if change.simulated:
+        return "works, simulated"
+    return "works" if change.verified else "not tried"
+
+
 def infeasible_section(plan: Plan) -> Section | None:
     """What would have to change; None when there is an answer."""
     no = plan.infeasible
@@ -168,7 +186,7 @@ def infeasible_section(plan: Plan) -> Section | None:
                             and change.value not in change.description
                             else change.key
                         ),
-                        Cell("works" if change.verified else "not tried", "quiet"),
+                        Cell(_tried_words(change), "quiet"),
                     )
                     for change in no.relaxations
                 ),

@@ -14,6 +14,7 @@ from tonnage.report.figures import all_alerts
 from tonnage.report.grounds import assumed_section, demand_section, latency_section, memory_section
 from tonnage.report.json import plan_data
 from tonnage.report.options import pools_section, scenarios_section
+from tonnage.report.proof import options_section, proof_section
 from tonnage.report.reasons import (
     alerts_section,
     binding_section,
@@ -27,6 +28,7 @@ def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Repo
     if plan.infeasible is not None:
         sections = [
             infeasible_section(plan),
+            proof_section(plan),
             assumed_section(plan),
             demand_section(plan),
             rejected_section(plan),
@@ -37,6 +39,7 @@ def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Repo
             assumed_section(plan),
             demand_section(plan),
             scenarios_section(plan),
+            proof_section(plan),
             pools_section(plan),
             memory_section(plan),
             latency_section(plan),
@@ -46,6 +49,7 @@ def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Repo
     sections += [
         alerts_section(all_alerts(plan)),
         next_section(plan, command),
+        options_section(plan),
         inputs_section(plan),
         derivations_section(plan.scenario("recommended").rationale if plan.scenarios else ()),
     ]

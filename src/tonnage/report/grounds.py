@@ -55,7 +55,8 @@ def assumed_section(plan: Plan) -> Section | None:
     if moving:
         blocks.append(
             Table(
-                title=f"Not told, and {_gpus(moving[0].gpus_base)} depend on it:",
+                title=f"Not told, and {_gpus(moving[0].gpus_base)} depend on it"
+                + (" (by the closed form):" if _proven(plan) else ":"),
                 columns=(
                     Column("input"),
                     Column("at half"),
@@ -77,11 +78,17 @@ def assumed_section(plan: Plan) -> Section | None:
     still = [each for each in others if each.key in tried]
     if still:
         base = _gpus(plan.sensitivities[0].gpus_base)
+        if _proven(plan):
+            base += " by the closed form"
         blocks.append(Prose(f"{base} at half and at half as much again of: {_listed(still)}."))
     rest = [each for each in others if each.key not in tried]
     if rest:
         blocks.append(Prose(f"Taken without being told: {_listed(rest)}.", "quiet"))
     return Section(id="assumed", title="Assumed", blocks=tuple(blocks)) if blocks else None
+
+
+def _proven(plan: Plan) -> bool:
+    return plan.proof is not None and plan.proof.verdict is not None
 
 
 def _listed(inputs: Sequence[StatedInput]) -> str:
@@ -241,7 +248,8 @@ def latency_section(plan: Plan) -> Section | None:
     )
     told = (
         f"Recommended scenario, all replicas up; each {busy} busy, with {running} requests running"
-        f" and {waiting} waiting on average. Evidence: {figures.evidence.label}."
+        f" and {waiting} waiting on average. Evidence: {figures.evidence.label}"
+        + (" step times, simulated." if _proven(plan) else ".")
     )
     blocks: list[Block] = [
         latency_table(figures, plan.question.workload.promises),

@@ -29,6 +29,7 @@ from tonnage.model import ModelSpec
 from tonnage.queueing import LatencyFigures
 from tonnage.report import Report, dictionary
 from tonnage.report.figures import METRICS, percentile_key, server_of
+from tonnage.report.proof_json import proof_data, scenario_proof_data
 from tonnage.workload import Batch, ClosedLoad, OpenLoad
 
 SCHEMA_VERSION = "1.0"
@@ -107,6 +108,7 @@ def plan_data(plan: Plan) -> Json:
         "standing": _standing(plan),
         "considered": dict(plan.considered),
         "evidence": _evidence(plan, recommended),
+        "proof": proof_data(plan.proof),
     }  # fmt: skip
     return with_explanations(data, _why_null(plan))
 
@@ -295,6 +297,7 @@ def _scenario(scenario: Scenario, plan: Plan) -> Json:
         "pools": [_pool(pool, plan) for pool in scenario.pools],
         "rationale": rationale_data(scenario.rationale),
         "alerts": [asdict(each) for each in scenario.alerts],
+        "proof": scenario_proof_data(scenario.proof),
     }
 
 

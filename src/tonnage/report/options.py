@@ -52,13 +52,11 @@ def scenarios_section(plan: Plan) -> Section | None:
     )
     blocks: list[Block] = [Table(columns=tuple(columns), rows=rows, turns=True)]
     if timed and len(plan.scenarios[0].pools) == 1:
-        blocks.append(
-            Prose(
-                f"With {unit_lost}s lost: the {METRIC_NAMES[metrics[0]]} p95 that is left;"
-                " ✗ where a promise breaks.",
-                "quiet",
-            )
-        )
+        told = f"With {unit_lost}s lost: the {METRIC_NAMES[metrics[0]]} p95 that is left;"
+        told += " ✗ where a promise breaks."
+        if any(scenario.proof is not None for scenario in plan.scenarios):
+            told = f"Simulated. {told[:-1]}, ? where that is unresolved."
+        blocks.append(Prose(told, "quiet"))
     return Section(id="scenarios", title="Scenarios side by side", blocks=tuple(blocks))
 
 
@@ -110,6 +108,11 @@ def _lost(plan: Plan, scenario: Scenario, lost: int, unit_lost: str) -> Cell:
         return Cell("kept" if holds else "✗", "" if holds else "bad")
     pool = scenario.pools[0]
     figures = pool.latency_one_lost if lost == 1 else pool.latency_two_lost
+    if scenario.proof is not None and (trial := scenario.proof.lost[lost - 1]) is not None:
+        holds = trial.verdict == "kept"
+        if trial.verdict == "unresolved":
+            value = latency_s(figures, shown_metrics(plan)[0])
+            return Cell(f"{units.format_time(value)} ?", "strong", value)
     if figures is None:
         return Cell("kept" if holds else "none left ✗", "" if holds else "bad")
     value = latency_s(figures, shown_metrics(plan)[0])

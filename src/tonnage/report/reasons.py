@@ -31,6 +31,7 @@ from tonnage.report.figures import (
 MANY_REJECTIONS = 12  # above this, one per kind of GPU in words; all of them in JSON
 FAR_SLACK = 0.5  # a constraint with more slack than this is not worth a sentence
 LONG_COMMAND = 60  # characters; a longer one is not repeated in every suggestion
+PROVE = " --prove"
 TOLD_ABOVE = "assumed_inputs"  # an alert that a section of its own says in full
 
 _FATES = {
@@ -226,8 +227,10 @@ def next_section(plan: Plan, command: str) -> Section:
             rows.append((f"{again} --explain {figure}", "how that figure came about"))
         fleet = _fleet_argument(plan)
         if fleet and plan.question.workload.load is not None:
-            turned = again.replace("tonnage size", "tonnage capacity", 1)
+            turned = again.replace("tonnage size", "tonnage capacity", 1).removesuffix(PROVE)
             rows.append((f'{turned} --fleet "{fleet}"', "the most that fleet carries"))
+    if plan.proof is None and plan.question.workload.load is not None:
+        rows.append((f"{again}{PROVE}", "simulate it, also with servers lost"))
     rows.append((f"{again} -o plan.json", "the same answer for a program"))
     rows.append((f"{again} -o plan.md", "with every input and its derivation"))
     return Section(id="next", title="Next", blocks=(Commands(tuple(rows)),))

@@ -6,6 +6,7 @@ of the figures (warm-up, cool-down) is said.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import median
 
@@ -34,7 +35,15 @@ from tonnage.report import (
 )
 from tonnage.report.figures import METRIC_NAMES, UNKNOWN, promise_words
 from tonnage.report.reasons import LONG_COMMAND
-from tonnage.report.simulation_json import finished_on, notes_of, simulation_data, verdict_of
+from tonnage.report.simulation_json import (
+    finished_on,
+    intervals_from,
+    notes_of,
+    simulation_data,
+    tokens_of,
+    totals_of,
+    verdict_of,
+)
 from tonnage.report.simulation_words import (
     autoscaler_words,
     engine_words,
@@ -46,9 +55,14 @@ from tonnage.report.simulation_words import (
     share_words,
     with_interval,
 )
-from tonnage.workload import PERCENTILES
+from tonnage.workload import PERCENTILES, Promise
 
-MANY_REPLICAS = 8  # above this, the least, the middle and the most; each of them in JSON
+MANY = 8  # replicas or seeds: above this, the least, the middle and the most; each of them in JSON
+SPREAD: tuple[tuple[str, Callable[[Iterable[float]], float]], ...] = (
+    ("lowest", min),
+    ("middle", median),
+    ("highest", max),
+)
 MORE_REQUESTS = 4  # times as many halve an interval
 TONES: dict[Verdict, Tone] = {"kept": "good", "missed": "bad", "unresolved": "strong"}
 
@@ -57,11 +71,12 @@ def report_simulation(answer: SimulationAnswer, *, command: str = "tonnage simul
     """The report of `answer`; `command` is what was typed, to suggest the next one."""
     sections = (
         _warnings(answer),
-        _latency(answer.summary),
+        _latency(answer),
         _promises(answer.summary),
         _throughput(answer.summary),
         _limits(answer),
         _replicas(answer),
+        _seeds(answer),
         _load(answer),
         _assumed(answer.scene),
         _inputs(answer.scene),
@@ -150,10 +165,15 @@ def _mean_fact(name: str, found: Distribution) -> str:
 
 def _reached_fact(each: Attainment) -> str:
     """As "TTFT p95 0.91 s (0.88–0.95 s) of 1.5 s"."""
-    name = f"{METRIC_NAMES[each.promise.metric]} p{each.promise.percentile:g}"
+    name = _named(each.promise)
     if each.reached is None:
         return f"{name} not reached"
     return f"{name} {with_interval(each.reached)} of {units.format_time(each.promise.limit_s)}"
+
+
+def _named(promise: Promise) -> str:
+    """As "TTFT p95"."""
+    return f"{METRIC_NAMES[promise.metric]} p{promise.percentile:g}"
 
 
 def _reached_words(each: Attainment) -> str:
@@ -229,7 +249,8 @@ def _distributions(summary: Summary) -> tuple[tuple[str, Distribution | None], .
     return (("ttft", summary.ttft), ("tpot", summary.tpot), ("e2e", summary.e2e))
 
 
-def _latency(summary: Summary) -> Section | None:
+def _latency(answer: SimulationAnswer) -> Section | None:
+    summary = answer.summary
     rows = [
         (
             Cell(METRIC_NAMES[name]),
@@ -247,7 +268,10 @@ def _latency(summary: Summary) -> Section | None:
     table = Table(
         columns=(Column(""), *(Column(head, "right") for head in heads)), rows=tuple(rows)
     )
-    told = "Below each figure its 90 % interval (batch means): how much of it is luck."
+    how = "batch means"
+    if intervals_from(answer) == "seeds":
+        how = f"from {len(answer.runs)} seeds"
+    told = f"Below each figure its 90 % interval ({how}): how much of it is luck."
     known = any(each and each.mean.low is not None for _, each in _distributions(summary))
     alone = "No figure has an interval; why is under “Good to know”."
     return Section(
@@ -350,45 +374,76 @@ def _limits(answer: SimulationAnswer) -> Section:
 
 
 def _replicas(answer: SimulationAnswer) -> Section | None:
-    totals = answer.simulated.totals
+    totals = totals_of(answer)
     if len(totals) < 2:  # noqa: PLR2004 — one has no spread
         return None
-    split = answer.scene.fleet.disaggregation is not None
-    until_s = answer.simulated.until_s
-    finished = [finished_on(answer.simulated.records, number) for number in range(len(totals))]
-    readings: tuple[tuple[str, Callable[[int], float], Callable[[float], str]], ...] = (
-        ("finished", lambda number: finished[number], units.format_number),
-        (
-            "busy",
-            lambda number: totals[number].busy_s / until_s if until_s else 0.0,
-            units.format_fraction,
-        ),
-        ("KV peak", lambda number: totals[number].kv_peak_fraction, units.format_fraction),
-        ("preemptions", lambda number: totals[number].preemptions, units.format_number),
+    until_s = sum(run.until_s for run in answer.runs)
+    finished = [finished_on(answer, number) for number in range(len(totals))]
+    busy = [each.busy_s / until_s if until_s else 0.0 for each in totals]
+    table = _one_by_one(
+        "replica",
+        [_replica_words(number, answer) for number in range(len(totals))],
+        ("finished", finished, units.format_number),
+        ("busy", busy, units.format_fraction),
+        ("KV peak", [each.kv_peak_fraction for each in totals], units.format_fraction),
+        ("preemptions", [each.preemptions for each in totals], units.format_number),
     )
-    columns = (Column("replica"), *(Column(title, "right") for title, _, _ in readings))
-    if len(totals) <= MANY_REPLICAS:
-        rows = [
-            (_replica_words(number, answer), *(shown(read(number)) for _, read, shown in readings))
-            for number in range(len(totals))
-        ]
-    else:
-        numbers = range(len(totals))
-        kinds: tuple[tuple[str, Callable[[Iterable[float]], float]], ...] = (
-            ("lowest", min),
-            ("middle", median),
-            ("highest", max),
-        )
-        rows = [
-            (kind, *(shown(of(map(read, numbers))) for _, read, shown in readings))
-            for kind, of in kinds
-        ]
-    blocks: list[Block] = [
-        Table(columns=columns, rows=tuple(tuple(map(Cell, row)) for row in rows))
-    ]
-    if split:
+    blocks: list[Block] = [table]
+    if answer.scene.fleet.disaggregation is not None:
         blocks.append(Prose("Prompts and answers are computed by replicas of their own.", "quiet"))
     return Section(id="replicas", title="Replica by replica", blocks=tuple(blocks))
+
+
+def _seeds(answer: SimulationAnswer) -> Section | None:
+    """How far runs of different seeds are apart: in what is promised, or else in each metric."""
+    if not answer.replications:
+        return None
+    summaries = [each.summary for each in answer.replications]
+    promised = [
+        (_named(one.promise), [_seconds(each.attainments[place].reached) for each in summaries])
+        for place, one in enumerate(answer.summary.attainments)
+    ]
+    means = [
+        (f"{METRIC_NAMES[name]} mean", [_seconds(found.mean if found else None) for found in every])
+        for name, every in (
+            ("ttft", [each.ttft for each in summaries]),
+            ("tpot", [each.tpot for each in summaries]),
+            ("e2e", [each.e2e for each in summaries]),
+        )
+    ]
+    table = _one_by_one(
+        "seed",
+        [str(each.seed) for each in answer.replications],
+        *((title, values, units.format_time) for title, values in promised or means),
+        ("requests/s answered", [each.requests_per_s for each in summaries], units.format_number),
+    )
+    return Section(id="seeds", title="Seed by seed", blocks=(table,))
+
+
+def _seconds(estimate: Estimate | None) -> float:
+    """Infinite where too few were answered."""
+    return math.inf if estimate is None else estimate.value
+
+
+def _one_by_one(
+    what: str,
+    names: Sequence[str],
+    *readings: tuple[str, Sequence[float], Callable[[float], str]],
+) -> Table:
+    """A row for each, or where they are many the lowest, middle and highest of each reading."""
+    if len(names) <= MANY:
+        rows = [
+            (name, *(shown(values[number]) for _, values, shown in readings))
+            for number, name in enumerate(names)
+        ]
+    else:
+        rows = [
+            (kind, *(shown(of(values)) for _, values, shown in readings)) for kind, of in SPREAD
+        ]
+    return Table(
+        columns=(Column(what), *(Column(title, "right") for title, _, _ in readings)),
+        rows=tuple(tuple(map(Cell, row)) for row in rows),
+    )
 
 
 def _replica_words(number: int, answer: SimulationAnswer) -> str:
@@ -404,18 +459,22 @@ def _counted_words(answer: SimulationAnswer) -> str:
     """As "20,000 requests counted of 22,345, seed 0"."""
     summary = answer.summary
     counted = units.format_number(summary.counted)
-    return f"{counted} of {requests_words(summary.arrived)} counted, seed {answer.scene.seed}"
+    seeds = f"{len(answer.runs)} seeds, the first" if answer.replications else "seed"
+    return f"{counted} of {requests_words(summary.arrived)} counted, {seeds} {answer.scene.seed}"
 
 
 def _load(answer: SimulationAnswer) -> Section:
-    scene, records, summary = answer.scene, answer.simulated.records, answer.summary
+    scene, summary = answer.scene, answer.summary
     start_s, end_s = map(units.format_time, summary.window_s)
     counted = f"{units.format_number(summary.counted)}, sent between {start_s} and {end_s}"
     rows = [
         ("requests", f"{units.format_number(summary.arrived)} sent, {_fates(summary)}"),
         ("of these counted", counted),
     ]
-    for name, tokens in (("prompt", records.prompt_tokens), ("answer", records.output_tokens)):
+    for name, tokens in (
+        ("prompt", tokens_of(answer, "prompt")),
+        ("answer", tokens_of(answer, "output")),
+    ):
         if len(tokens):
             mean, most = (
                 units.format_number(round(tokens.mean())),

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tonnage.fleet import Scene, SimulationAnswer
+from tonnage.fleet import Replication, Scene, SimulationAnswer
 from tonnage.queueing.simulation import (
     STATUSES,
     Attainment,
     Distribution,
     EngineModel,
     Estimate,
-    Records,
     SimulatedFleet,
     Summary,
     Timeline,
     Totals,
     Verdict,
 )
+from tonnage.queueing.simulation.statistics import LEAST_RUNS
 from tonnage.report.json import Json, with_explanations
 from tonnage.version import __version__
 from tonnage.workload import PERCENTILES, Promise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 SCHEMA_VERSION = "1.0"
 FINISHED = STATUSES.index("finished")
@@ -43,6 +47,7 @@ def simulation_data(answer: SimulationAnswer) -> Json:
         "seed": scene.seed,
         "stable": summary.stability.stable,
         "verdict": verdict_of(summary),
+        "intervals_from": intervals_from(answer),
         "requests": {
             "arrived": summary.arrived,
             "finished": summary.finished,
@@ -78,12 +83,12 @@ def simulation_data(answer: SimulationAnswer) -> Json:
         },
         "window_s": list(summary.window_s),
         "until_s": answer.simulated.until_s,
-        "load": _load(scene, answer.simulated.records),
+        "load": _load(scene, answer),
         "fleet": _fleet(scene),
         "replicas": [
-            _replica(number, totals, answer)
-            for number, totals in enumerate(answer.simulated.totals)
+            _replica(number, totals, answer) for number, totals in enumerate(totals_of(answer))
         ],
+        "replications": [_replication(each) for each in answer.replications],
         "timeline": _timeline(answer.simulated.timeline),
         "inputs": [asdict(each) | {"evidence": each.evidence.label} for each in scene.inputs],
         "notes": list(notes_of(answer)),
@@ -105,13 +110,40 @@ def promise_key(promise: Promise) -> str:
 
 def notes_of(answer: SimulationAnswer) -> tuple[str, ...]:
     """What to know about the load, the run and its statistics, each once."""
-    every = (*answer.scene.notes, *answer.simulated.notes, *answer.summary.notes)
-    return tuple(dict.fromkeys(every))
+    return tuple(dict.fromkeys((*answer.scene.notes, *answer.summary.notes)))
 
 
-def finished_on(records: Records, replica: int) -> int:
-    """Requests whose answers this replica ended."""
-    return int(np.count_nonzero((records.replica == replica) & (records.status == FINISHED)))
+def intervals_from(answer: SimulationAnswer) -> Literal["batches", "seeds"]:
+    """What intervals are read off: batches of consecutive requests, or runs of several seeds."""
+    return "seeds" if len(answer.runs) >= LEAST_RUNS else "batches"
+
+
+def finished_on(answer: SimulationAnswer, replica: int) -> int:
+    """Requests whose answers this replica ended, in all runs."""
+    return sum(
+        int(np.count_nonzero((run.records.replica == replica) & (run.records.status == FINISHED)))
+        for run in answer.runs
+    )
+
+
+def totals_of(answer: SimulationAnswer) -> tuple[Totals, ...]:
+    """What each replica counted in all runs; of its cache, the most."""
+    return tuple(
+        Totals(
+            **{
+                name: (max if name == "kv_peak_fraction" else sum)(
+                    getattr(totals, name) for totals in each
+                )
+                for name in Totals.__slots__
+            }
+        )
+        for each in zip(*(run.totals for run in answer.runs), strict=True)
+    )
+
+
+def tokens_of(answer: SimulationAnswer, name: Literal["prompt", "output"]) -> NDArray[np.integer]:
+    """Lengths of the requests of all runs."""
+    return np.concatenate([getattr(run.records, f"{name}_tokens") for run in answer.runs])
 
 
 def _why_null(answer: SimulationAnswer) -> dict[str, str]:
@@ -169,17 +201,18 @@ def _attainment(each: Attainment) -> Json:
     }
 
 
-def _load(scene: Scene, records: Records) -> Json:
+def _load(scene: Scene, answer: SimulationAnswer) -> Json:
     first, after = scene.counted
+    prompt_tokens, output_tokens = tokens_of(answer, "prompt"), tokens_of(answer, "output")
     return {
         "description": scene.load,
         "clients": asdict(scene.clients) if scene.clients else None,
         "warmup_requests": first,
-        "cooldown_requests": max(len(records) - after, 0),
-        "prompt_tokens_mean": _mean(records.prompt_tokens),
-        "prompt_tokens_max": _most(records.prompt_tokens),
-        "output_tokens_mean": _mean(records.output_tokens),
-        "output_tokens_max": _most(records.output_tokens),
+        "cooldown_requests": max(len(answer.simulated.records) - after, 0),
+        "prompt_tokens_mean": _mean(prompt_tokens),
+        "prompt_tokens_max": _most(prompt_tokens),
+        "output_tokens_mean": _mean(output_tokens),
+        "output_tokens_max": _most(output_tokens),
     }
 
 
@@ -259,8 +292,25 @@ def _replica(number: int, totals: Totals, answer: SimulationAnswer) -> Json:
     return {
         "replica": number,
         "decodes_only": number >= answer.scene.fleet.replicas,
-        "finished": finished_on(answer.simulated.records, number),
+        "finished": finished_on(answer, number),
         **asdict(totals),
+    }
+
+
+def _replication(each: Replication) -> Json:
+    summary = each.summary
+    return {
+        "seed": each.seed,
+        "stable": summary.stability.stable,
+        "verdict": verdict_of(summary),
+        "counted": summary.counted,
+        "ttft_s": _distribution(summary.ttft),
+        "tpot_s": _distribution(summary.tpot),
+        "e2e_s": _distribution(summary.e2e),
+        "slo": {promise_key(one.promise): one.share.value for one in summary.attainments},
+        "requests_per_s": summary.requests_per_s,
+        "preemptions": summary.preemptions,
+        "until_s": each.simulated.until_s,
     }
 
 

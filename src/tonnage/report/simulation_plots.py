@@ -235,7 +235,9 @@ def _dress_over_time(axes: Axes, answer: SimulationAnswer, *, title: str, y: str
         back = min(outage.up_s / scale, until)
         if outage.down_s / scale < until:
             axes.axvspan(outage.down_s / scale, back, color=BAD, alpha=0.1, linewidth=0, zorder=0)
-    dress(axes, title=title, x=f"{unit} (grey: not counted)", y=y)
+    many = len(answer.runs)
+    which = f"; the first of {many} seeds" if many > 1 else ""
+    dress(axes, title=title, x=f"{unit} (grey: not counted{which})", y=y)
     axes.set_xlim(0, until or 1)
     axes.set_ylim(0, (1 + ROOM) * axes.dataLim.ymax or 1)
     axes.yaxis.set_major_formatter(lambda value, _: units.format_number(value))
@@ -270,9 +272,9 @@ def _distribution(metric: Metric) -> Callable[[Axes, SimulationAnswer], None]:
 
 
 def _counted_s(answer: SimulationAnswer, metric: Metric) -> NDArray[np.float64]:
-    """The metric of every request of the steady window; NaN where it never was."""
-    first, after = answer.scene.counted
-    return metric_s(answer, metric)[first:after]
+    """The metric of every request of the steady window, of all runs; NaN where it never was."""
+    counted = slice(*answer.scene.counted)
+    return np.concatenate([metric_s(answer, run, metric)[counted] for run in answer.runs])
 
 
 def _draw_distribution(axes: Axes, answer: SimulationAnswer, metric: Metric) -> None:

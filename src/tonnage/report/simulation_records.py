@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from tonnage.errors import MissingExtraError, UsageError
 from tonnage.files import write_atomically
 from tonnage.fleet import SimulationAnswer
-from tonnage.queueing.simulation import STATUSES
+from tonnage.queueing.simulation import STATUSES, Simulated
 from tonnage.workload import Metric
 
 if TYPE_CHECKING:
@@ -57,13 +58,28 @@ def write_records(answer: SimulationAnswer, path: Path) -> None:
             write_atomically(path, _parquet(columns))
 
 
-def metric_s(answer: SimulationAnswer, metric: Metric) -> NDArray[np.float64]:
-    """One latency of every request, from sending on; NaN where it never was.
+def record_columns(answer: SimulationAnswer) -> Mapping[str, Values]:
+    """Name -> one value for each request; None where it does not apply.
+
+    `counted` requests lie in the steady window that the report is about. Of several runs one comes
+    after the other, and each row has its `seed`.
+    """
+    if not answer.replications:
+        return _columns(answer, answer.simulated)
+    several = [_columns(answer, run) for run in answer.runs]
+    seeds = [each.seed for each in answer.replications for _ in range(len(each.simulated.records))]
+    return {"seed": seeds} | {
+        name: list(chain.from_iterable(columns[name] for columns in several)) for name in several[0]
+    }
+
+
+def metric_s(answer: SimulationAnswer, run: Simulated, metric: Metric) -> NDArray[np.float64]:
+    """One latency of every request of a run, from sending on; NaN where it never was.
 
     TTFT and E2E hold the study's time between client and server, as the report's do. TPOT is
     (E2E - TTFT) / (output tokens - 1), of requests with two tokens and more.
     """
-    records = answer.simulated.records
+    records = run.records
     if metric == "ttft":
         return records.first_token_s - records.arrival_s + _network_s(answer)
     if metric == "e2e":
@@ -78,12 +94,8 @@ def _network_s(answer: SimulationAnswer) -> float:
     return next(told, None) or 0.0
 
 
-def record_columns(answer: SimulationAnswer) -> Mapping[str, Values]:
-    """Name -> one value for each request; None where it does not apply.
-
-    `counted` requests lie in the steady window that the report is about.
-    """
-    records = answer.simulated.records
+def _columns(answer: SimulationAnswer, run: Simulated) -> Mapping[str, Values]:
+    records = run.records
     first, after = answer.scene.counted
     index = np.arange(len(records))
     return {
@@ -95,9 +107,9 @@ def record_columns(answer: SimulationAnswer) -> Mapping[str, Values]:
         "admitted_s": _times(records.admitted_s),
         "first_token_s": _times(records.first_token_s),
         "last_token_s": _times(records.last_token_s),
-        "ttft_s": _times(metric_s(answer, "ttft")),
-        "tpot_s": _times(metric_s(answer, "tpot")),
-        "e2e_s": _times(metric_s(answer, "e2e")),
+        "ttft_s": _times(metric_s(answer, run, "ttft")),
+        "tpot_s": _times(metric_s(answer, run, "tpot")),
+        "e2e_s": _times(metric_s(answer, run, "e2e")),
         "replica": [None if each == NOWHERE else each for each in records.replica.tolist()],
         "preemptions": records.preemptions.tolist(),
         "status": [STATUSES[each] for each in records.status.tolist()],

@@ -9,24 +9,19 @@ tls://.
 
 from __future__ import annotations
 
-import importlib.metadata
-import re
 import signal
-import socket
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.process import BaseProcess
-from types import ModuleType
-from typing import Any, Protocol
+from typing import Protocol
 
-from tonnage.errors import MissingExtraError, TonnageError, UsageError
-from tonnage.measurement.load.shard import ENDING, Invitation, run_process_shard, run_shard
+from tonnage.errors import TonnageError
+from tonnage.measurement.load.shard import Invitation, run_process_shard, run_shard
+from tonnage.spread import ENDING, Client, connected, own_address, refuse_other_versions
 
-Client = Any  # of Dask, whose types are half there
-
-CONNECT_S = 10.0
 EXIT_S = 5.0  # for a process whose shard has ended
 
 
@@ -105,18 +100,13 @@ class DaskLauncher:
     def __init__(self, address: str) -> None:
         self._address = address
         self._client: Client | None = None
+        self._connection = ExitStack()
         self._executors: list[Executor] = []
         self._workers: list[str] = []
 
     def open(self, shards: int | None) -> tuple[str, int]:
         """Connect to the scheduler and choose the workers."""
-        distributed = _load_dask()
-        own_address = _own_address(self._address)
-        try:
-            client = distributed.Client(self._address, set_as_default=False, timeout=CONNECT_S)
-        except (OSError, TimeoutError) as error:
-            raise _no_scheduler(self._address) from error
-        self._client = client
+        client = self._client = self._connection.enter_context(connected(self._address))
         threads = client.nthreads()
         single = [worker for worker, count in threads.items() if count == 1]
         wanted = max(len(single), 1) if shards is None else shards
@@ -129,8 +119,8 @@ class DaskLauncher:
             )
         busy = client.processing()
         self._workers = sorted(single, key=lambda worker: len(busy.get(worker, ())))[:wanted]
-        self._refuse_other_versions(client)
-        return own_address, wanted
+        refuse_other_versions(client, self._workers)
+        return own_address(self._address), wanted
 
     def launch(self, invitations: Sequence[Invitation]) -> list[Future[None]]:
         """Submit each shard to its worker and no other, once."""
@@ -148,52 +138,5 @@ class DaskLauncher:
         """Forget the tasks and leave the cluster."""
         for executor in self._executors:
             executor.shutdown(wait=False)
-        if self._client is not None:
-            self._client.close()
+        self._connection.close()
         self._executors, self._client = [], None
-
-    def _refuse_other_versions(self, client: Client) -> None:
-        here = importlib.metadata.version("tonnage")
-        found = client.run(
-            importlib.metadata.version, "tonnage", workers=self._workers, on_error="return"
-        )
-        for worker, version in found.items():
-            if version != here:
-                what = f"tonnage {version}" if isinstance(version, str) else "no tonnage"
-                raise TonnageError(
-                    f"worker {worker} has {what}; this is {here}.",
-                    hint=f'Install it there: pip install "tonnage[cluster]=={here}".',
-                )
-
-
-def _load_dask() -> ModuleType:
-    try:
-        import distributed  # noqa: PLC0415 — optional
-    except ImportError:
-        raise MissingExtraError(
-            "load from a cluster needs Dask.", hint='pip install "tonnage[cluster]".'
-        ) from None
-    return distributed
-
-
-def _own_address(scheduler: str) -> str:
-    """The address of this machine on the network that the scheduler is on."""
-    match = re.fullmatch(r"(?:tcp|tls)://\[?([^/\[\]]+)\]?:(\d+)", scheduler)
-    if match is None:
-        raise UsageError(
-            f"{scheduler!r} is no address of a Dask scheduler.",
-            hint="For example tcp://10.0.0.5:8786.",
-        )
-    host, port = match.groups()
-    try:
-        with socket.create_connection((host, int(port)), CONNECT_S) as connection:
-            address: str = connection.getsockname()[0]
-    except OSError as error:
-        raise _no_scheduler(scheduler) from error
-    return address
-
-
-def _no_scheduler(address: str) -> TonnageError:
-    return TonnageError(
-        f"no Dask scheduler answers at {address}.", hint="Start one with dask scheduler."
-    )

@@ -43,6 +43,7 @@ from tonnage.measurement.load.prompts import conversations
 from tonnage.measurement.load.wire import Link, LinkBrokenError, Message
 from tonnage.measurement.loop import run
 from tonnage.measurement.targets.choose import target_of
+from tonnage.spread import ENDING
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,6 @@ SHIP_BYTES = 1 << 22
 SHOWN_TIMES = 500  # a live percentile needs no more of each shard
 ORPHAN_S = 15.0  # what is in flight may take to end once the parent process is gone
 EXIT_ORPHANED = 1
-ENDING = (signal.SIGINT, signal.SIGTERM)  # what a terminal and `timeout` send to all of a group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

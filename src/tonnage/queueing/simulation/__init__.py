@@ -141,15 +141,15 @@ class Records:
     """
 
     arrival_s: NDArray[np.float64]
-    prompt_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
-    cached_tokens: NDArray[np.int64]
+    prompt_tokens: NDArray[np.integer]
+    output_tokens: NDArray[np.integer]
+    cached_tokens: NDArray[np.integer]
     admitted_s: NDArray[np.float64]
     first_token_s: NDArray[np.float64]
     last_token_s: NDArray[np.float64]
-    replica: NDArray[np.int64]
-    preemptions: NDArray[np.int64]
-    status: NDArray[np.int64]
+    replica: NDArray[np.integer]
+    preemptions: NDArray[np.integer]
+    status: NDArray[np.integer]
 
     def __len__(self) -> int:
         """How many requests."""

@@ -225,7 +225,8 @@ def _joined(taken: Sequence[_ReplicaCourse]) -> Course:
         for name in Records.__slots__
     }
     served = np.repeat(np.arange(len(courses)), [len(course.records) for course in courses])
-    columns["replica"] = np.where(columns["replica"] >= 0, served, columns["replica"])
+    replica = columns["replica"]
+    columns["replica"] = np.where(replica >= 0, served, replica).astype(replica.dtype)
     back = np.argsort(places)
     return Course(
         records=Records(**{name: column[back] for name, column in columns.items()}),
