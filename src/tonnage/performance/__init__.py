@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tonnage.engine import StepModel
+
     Number: TypeAlias = float | NDArray[np.float64]
 
 
@@ -74,6 +76,9 @@ class KvPool:
         return blocks * self.block_units + windowed + self.sequence_units
 
 
+_MOST_TOKENS = 2.0**20  # of one step: beyond any engine's
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTable:
     """Time of one engine step, tabulated so that anything can read it without calling back.
@@ -102,6 +107,29 @@ class StepTable:
     request_overhead_s: float
     evidence: Evidence
     decoding_s: float = 0.0
+
+    @classmethod
+    def from_step_model(
+        cls, model: StepModel, *, max_batched_tokens: int, request_overhead_s: float = 0.0
+    ) -> StepTable:
+        """The table of a user's own step model: affine in what a step holds."""
+        tokens = np.array([0.0, _MOST_TOKENS])
+        return cls(
+            tokens=tokens,
+            token_s=model.base_s + tokens * model.per_prefill_token_s,
+            sequence_s=tokens * model.per_sequence_s,
+            # decoding sequences pass through token_s too: take their share off again
+            decoding_s=-model.per_prefill_token_s,
+            kv_token_s=model.per_kv_token_s,
+            windowed_kv_token_s=0.0,
+            chunk_context_s=0.0,
+            windowed_chunk_context_s=0.0,
+            window_tokens=None,
+            stages=1,
+            max_batched_tokens=max_batched_tokens,
+            request_overhead_s=request_overhead_s,
+            evidence=model.evidence,
+        )
 
     def step_s(
         self,

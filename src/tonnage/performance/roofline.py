@@ -51,7 +51,9 @@ def tabulate(
     group run at network speed. `step_model`, when given, replaces the roofline.
     """
     if step_model is not None:
-        return _from_step_model(deployment, step_model)
+        return StepTable.from_step_model(
+            step_model, max_batched_tokens=deployment.max_batched_tokens
+        )
     peak = deployment.gpu.dense_flop_per_s
     attention = _attention(deployment, calibration)
     per_sequence = _lm_head(deployment, calibration) + GRID * (
@@ -80,25 +82,6 @@ def tabulate(
         evidence=Evidence.MODELLED
         if calibration.evidence <= Evidence.MODELLED
         else Evidence.CALIBRATED,
-    )
-
-
-def _from_step_model(deployment: Deployment, step_model: StepModel) -> StepTable:
-    return StepTable(
-        tokens=GRID,
-        token_s=step_model.base_s + GRID * step_model.per_prefill_token_s,
-        sequence_s=GRID * step_model.per_sequence_s,
-        # decoding sequences pass through token_s too: take their share off again
-        decoding_s=-step_model.per_prefill_token_s,
-        kv_token_s=step_model.per_kv_token_s,
-        windowed_kv_token_s=0.0,
-        chunk_context_s=0.0,
-        windowed_chunk_context_s=0.0,
-        window_tokens=None,
-        stages=1,
-        max_batched_tokens=deployment.max_batched_tokens,
-        request_overhead_s=0.0,
-        evidence=step_model.evidence,
     )
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from tonnage.engine import StepModel
 from tonnage.errors import TonnageError
+from tonnage.performance import StepTable
 from tonnage.queueing.simulation.world import Simulation
 
 if TYPE_CHECKING:
@@ -90,25 +91,12 @@ def with_step_model(
     fleet: SimulatedFleet, model: StepModel, request_overhead_s: float
 ) -> SimulatedFleet:
     """The same fleet with these step times."""
-    engine = fleet.engine
-    tokens = np.array([0.0, max(engine.max_num_batched_tokens, engine.max_num_seqs)])
-    table = replace(
-        engine.table,
-        tokens=tokens,
-        token_s=model.base_s + tokens * model.per_prefill_token_s,
-        sequence_s=tokens * model.per_sequence_s,
-        # decoding sequences pass through token_s too: take their share off again
-        decoding_s=-model.per_prefill_token_s,
-        kv_token_s=model.per_kv_token_s,
-        windowed_kv_token_s=0.0,
-        chunk_context_s=0.0,
-        windowed_chunk_context_s=0.0,
-        window_tokens=None,
-        stages=1,
+    table = StepTable.from_step_model(
+        model,
+        max_batched_tokens=fleet.engine.max_num_batched_tokens,
         request_overhead_s=request_overhead_s,
-        evidence=model.evidence,
     )
-    return replace(fleet, engine=replace(engine, table=table))
+    return replace(fleet, engine=replace(fleet.engine, table=table))
 
 
 def fit_step_model(
