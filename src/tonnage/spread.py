@@ -21,13 +21,14 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context, parent_process, resource_tracker
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
@@ -112,19 +113,36 @@ def open_executor(*, workers: int | None = None, cluster: str | None = None) -> 
 # ── processes of this machine ───────────────────────────────────────────────────────────────────
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Child:
+    """A process, and this end of the pipe that pieces go out and results come in through."""
+
+    process: BaseProcess
+    pipe: Connection[Any, Any]
+
+    def compute(self, piece: tuple[Any, ...]) -> tuple[bool, Any]:
+        """Whether it could be computed, and the result or what was raised.
+
+        Raises EOFError or OSError when the process has ended.
+        """
+        self.pipe.send(piece)
+        computed, outcome = self.pipe.recv()
+        return computed, outcome
+
+
 class _Processes(ThreadPoolExecutor):
     """Processes that are ended by this one only, or with it.
 
-    Each has a pool of its own, and a thread that hands it one piece after the other: a larger pool
-    that loses a process while it starts another may fail in any way, or wait forever.
+    Each has a thread that hands it one piece after the other, and a pipe that breaks when it is
+    killed. A ProcessPoolExecutor may wait forever for a process that was killed while it was being
+    started, or while a large piece was on the way to it.
     """
 
     def __init__(self, workers: int) -> None:
         resource_tracker.ensure_running()  # started by a thread, it would inherit what that blocks
         super().__init__(workers, initializer=_block_ending)
         self._own = threading.local()
-        self._pools: list[ProcessPoolExecutor] = []
-        self._processes: set[BaseProcess] = set()
+        self._children: list[_Child] = []
         self._ended = False
         self._starting = threading.Lock()
 
@@ -136,42 +154,41 @@ class _Processes(ThreadPoolExecutor):
         **kwargs: Arguments.kwargs,
     ) -> Future[Result]:
         """As any executor."""
-        return super().submit(self._hand_over, compute, *args, **kwargs)  # type: ignore[arg-type]
+        return super().submit(self._hand_over, (compute, args, kwargs))
 
-    def _hand_over(
-        self,
-        compute: Callable[Arguments, Result],
-        *args: Arguments.args,
-        **kwargs: Arguments.kwargs,
-    ) -> Result:
+    def _hand_over(self, piece: tuple[Any, ...]) -> Any:  # noqa: ANN401 — what the piece gives
         """In a thread: let its process compute a piece."""
-        with self._starting:
-            if self._ended:
-                raise BrokenProcessPool
-            try:
-                computed = self._pool().submit(compute, *args, **kwargs)
-            except BrokenPipeError as error:  # killed before it knew what for
-                raise BrokenProcessPool from error
-            self._processes |= set(self._pool()._processes.values())  # noqa: SLF001 — public from 3.14 on
         try:
-            return computed.result()
-        except BrokenProcessPool:
+            computed, outcome = self._child().compute(piece)
+        except (EOFError, OSError) as error:
             self._kill()
-            raise
+            raise BrokenProcessPool from error
+        if not computed:
+            raise outcome
+        return outcome
 
-    def _pool(self) -> ProcessPoolExecutor:
-        if not hasattr(self._own, "pool"):
-            context = get_context("spawn")
-            self._own.pool = ProcessPoolExecutor(1, context, initializer=_serve_parent)
-            self._pools.append(self._own.pool)
-        pool: ProcessPoolExecutor = self._own.pool
-        return pool
+    def _child(self) -> _Child:
+        if not hasattr(self._own, "child"):
+            with self._starting:
+                if self._ended:
+                    raise BrokenProcessPool
+                context = get_context("spawn")
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()  # or the pipe would not break with the process
+                self._own.child = _Child(process, ours)
+                self._children.append(self._own.child)
+        child: _Child = self._own.child
+        return child
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 — as Executor has it
         """As any executor."""
         super().shutdown(wait=wait, cancel_futures=cancel_futures)
-        for pool in self._pools:
-            pool.shutdown(wait=wait)
+        if wait:
+            for child in self._children:
+                child.pipe.close()
+                child.process.join()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Wait for what was submitted; after an exception, kill who is at it."""
@@ -183,8 +200,8 @@ class _Processes(ThreadPoolExecutor):
         """End every process, and start none: what one computes is of no use without the rest."""
         with self._starting:
             self._ended = True
-        for process in self._processes:
-            process.kill()
+            for child in self._children:
+                child.process.kill()
 
 
 def _block_ending() -> None:
@@ -195,11 +212,24 @@ def _block_ending() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
 
 
-def _serve_parent() -> None:
-    """In a new process: ignore what is for the parent, and end when that does."""
+def _serve(pipe: Connection[Any, Any]) -> None:
+    """In a new process: compute what comes, until the pipe is closed or the parent ends.
+
+    What is for the parent is ignored.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            compute, args, kwargs = pipe.recv()
+        except EOFError:
+            return
+        try:
+            outcome = (True, compute(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 — it is raised where the piece came from
+            outcome = (False, error)
+        pipe.send(outcome)
 
 
 def _end_with_parent() -> None:
