@@ -213,6 +213,7 @@ def simulate(
         promises=scene.promises,
         counted=scene.counted,
         network_s=question.workload.network_s,
+        recorded=scene.recorded,
     )
     replications = tuple(
         Replication(seed=each.seed, simulated=run, summary=told_of((run,)))

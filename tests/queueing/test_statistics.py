@@ -299,6 +299,18 @@ def test_a_limit_far_off_needs_no_independent_batches() -> None:
     assert verdict(run_of(records), e2e_within(0.2)) == "missed"
 
 
+def test_recorded_requests_are_what_is_asked_about() -> None:
+    simulated = same_answers(3)
+    for limit_s, said in ((2.0, "kept"), (0.5, "missed")):
+        summary = summarise(simulated, [e2e_within(limit_s)], counted=(0, 3), recorded=True)
+        assert summary.attainments[0].verdict == said
+        assert summary.e2e is not None
+        assert summary.e2e.percentiles[95.0].low is None
+    many = summarise(same_answers(2000), [e2e_within(2.0)], counted=(0, 2000), recorded=True)
+    assert many.e2e is not None
+    assert many.e2e.mean.low is None
+
+
 def test_all_rejected_misses_every_promise_and_has_no_latency() -> None:
     simulated = same_answers(60, rejected=range(60))
     summary = summarise(simulated, [e2e_within(1e9)], counted=(0, 60))

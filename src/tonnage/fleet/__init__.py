@@ -444,7 +444,8 @@ class Scene:
     """A load on a fleet, ready to run: what `simulate` is given, and what it was made from.
 
     `counted` is the range of request numbers that the steady window holds; those before warm the
-    fleet up, those after keep it loaded until the last counted one is done.
+    fleet up, those after keep it loaded until the last counted one is done. `recorded` requests
+    stand for themselves, drawn ones for others like them.
     """
 
     name: str
@@ -459,6 +460,7 @@ class Scene:
     seed: int
     inputs: tuple[StatedInput, ...]
     notes: tuple[str, ...] = ()
+    recorded: bool = False
 
     @property
     def gpus(self) -> int:

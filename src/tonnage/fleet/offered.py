@@ -43,7 +43,10 @@ _TOLD = Evidence.DATASHEET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedLoad:
-    """Requests, who sends them, which count, and what is said of them."""
+    """Requests, who sends them, which count, and what is said of them.
+
+    `recorded` ones stand for themselves, drawn ones for others like them.
+    """
 
     requests: Requests
     clients: Clients | None
@@ -51,6 +54,7 @@ class OfferedLoad:
     said: str
     evidence: Evidence
     notes: tuple[str, ...] = ()
+    recorded: bool = False
 
 
 def offered_load(
@@ -334,5 +338,6 @@ def _recorded(options: SimulationOptions, max_context_tokens: int) -> OfferedLoa
         said=f"{len(requests):,} requests of {options.trace.name} in "
         f"{format_time(float(requests.arrival_s[-1]))}",
         evidence=Evidence.MEASURED,
+        recorded=True,
         notes=("all requests of the recording count, as its start is part of it", *notes),
     )

@@ -113,6 +113,7 @@ def _scene(
         requests=traffic.requests,
         clients=traffic.clients,
         counted=traffic.counted,
+        recorded=traffic.recorded,
         promises=promises,
         seed=options.seed,
         inputs=(*_that_count(question, options), *_inputs(chosen, engine, traffic, options)),

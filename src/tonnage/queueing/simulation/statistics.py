@@ -72,13 +72,18 @@ def summarise(
     *,
     counted: tuple[int, int],
     network_s: float = 0.0,
+    recorded: bool = False,
 ) -> Summary:
     """What is told of a run, from its requests number `counted[0]` up to before `counted[1]`.
 
-    `network_s` is added to TTFT and E2E. Latencies are those of finished requests; a promise is
-    held against all that are counted, those without an answer being infinitely late.
+    The requests stand for others like them, unless `recorded`: then they are what is asked about,
+    and chance has no part in it. `network_s` is added to TTFT and E2E. Latencies are those of
+    finished requests; a promise is held against all that are counted, those without an answer being
+    infinitely late.
     """
-    return summarise_together((simulated,), promises, counted=counted, network_s=network_s)
+    return summarise_together(
+        (simulated,), promises, counted=counted, network_s=network_s, recorded=recorded
+    )
 
 
 def summarise_together(
@@ -87,6 +92,7 @@ def summarise_together(
     *,
     counted: tuple[int, int],
     network_s: float = 0.0,
+    recorded: bool = False,
 ) -> Summary:
     """What is told of equal runs of different seeds as of one: `counted` requests of each.
 
@@ -94,7 +100,7 @@ def summarise_together(
     windows; `window_s` is the first one's. Otherwise as `summarise`.
     """
     windows = [_window(run, counted) for run in runs]
-    metrics = _metrics(windows, network_s)
+    metrics = _metrics(windows, network_s, recorded=recorded)
     distributions = {name: _distribution(metric) for name, metric in metrics.items()}
     stability = _stability(windows, [run.timeline for run in runs])
     kept = [[felt_s <= p.limit_s for felt_s in metrics[p.metric].felt_s] for p in promises]
@@ -132,6 +138,7 @@ def summarise_together(
                 distributions[promise.metric],
                 kept=each,
                 stable=stability.stable,
+                recorded=recorded,
             )
             for promise, each in zip(promises, kept, strict=True)
             if requests
@@ -146,7 +153,17 @@ def summarise_together(
         preemptions=sum(total.preemptions for total in totals),
         prefix_hit_share=cached_tokens / max(prompt_tokens, 1),
         limits_hit={name: blocked / max(steps, 1) for name, blocked in limits_hit.items()},
-        notes=tuple(_notes(runs, windows, counted, status, metrics, stable=stability.stable)),
+        notes=tuple(
+            _notes(
+                runs,
+                windows,
+                counted,
+                status,
+                metrics,
+                stable=stability.stable,
+                recorded=recorded,
+            )
+        ),
     )
 
 
@@ -209,7 +226,9 @@ class _Metric:
         return sum(map(len, self.values_s))
 
 
-def _metrics(windows: Sequence[Records], network_s: float) -> dict[Metric, _Metric]:
+def _metrics(
+    windows: Sequence[Records], network_s: float, *, recorded: bool
+) -> dict[Metric, _Metric]:
     columns: dict[Metric, list[_Column]] = {"ttft": [], "tpot": [], "e2e": []}
     for window in windows:
         finished = window.status == STATUSES.index("finished")
@@ -220,7 +239,7 @@ def _metrics(windows: Sequence[Records], network_s: float) -> dict[Metric, _Metr
         columns["ttft"].append(_column(ttft_s, finished, finished))
         columns["tpot"].append(_column(np.where(gaps > 0, tpot_s, 0.0), finished, gaps > 0))
         columns["e2e"].append(_column(e2e_s, finished, finished))
-    return {name: _metric(each) for name, each in columns.items()}
+    return {name: _metric(each, recorded=recorded) for name, each in columns.items()}
 
 
 _Column: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64]]"  # values, and as felt
@@ -233,9 +252,9 @@ def _column(
     return (seconds, seconds) if has.all() else (seconds[has], np.where(finished, seconds, np.inf))
 
 
-def _metric(columns: Sequence[_Column]) -> _Metric:
+def _metric(columns: Sequence[_Column], *, recorded: bool) -> _Metric:
     values_s = tuple(values for values, _ in columns)
-    settled = _enough(values_s)
+    settled = _enough(values_s) and not recorded
     if len(values_s) < LEAST_RUNS:
         settled = settled and all(map(_settled, values_s))
     return _Metric(
@@ -356,6 +375,7 @@ def _attainment(
     *,
     kept: Sequence[NDArray[np.bool_]],
     stable: bool,
+    recorded: bool,
 ) -> Attainment:
     if (
         distribution is not None
@@ -371,7 +391,7 @@ def _attainment(
         promise=promise,
         share=_share(kept, settled=metric.settled),
         reached=reached,
-        verdict=_verdict(promise, metric, reached, kept=kept, stable=stable),
+        verdict=_verdict(promise, metric, reached, kept=kept, stable=stable, recorded=recorded),
     )
 
 
@@ -382,6 +402,7 @@ def _verdict(
     *,
     kept: Sequence[NDArray[np.bool_]],
     stable: bool,
+    recorded: bool,
 ) -> Verdict:
     """What can be said of a promise: "unresolved" where that is nothing.
 
@@ -392,6 +413,8 @@ def _verdict(
     if not stable:
         late = reached is None or reached.value > promise.limit_s
         return "missed" if late else "unresolved"
+    if recorded:
+        return "kept" if reached is not None and reached.value <= promise.limit_s else "missed"
     if reached is not None and reached.low is not None and reached.high is not None:
         if reached.high <= promise.limit_s:
             return "kept"
@@ -523,6 +546,7 @@ def _notes(
     metrics: Mapping[Metric, _Metric],
     *,
     stable: bool,
+    recorded: bool,
 ) -> Iterator[str]:
     said = next((run.notes for run in runs if run.notes), ())
     yield from said if len(runs) == 1 else (f"In one of {len(runs)} runs: {note}" for note in said)
@@ -539,6 +563,9 @@ def _notes(
         yield f"{status['lost']:,} requests were lost with their replicas."
     if status["unfinished"]:
         yield f"{status['unfinished']:,} requests were unfinished at the end."
+    if recorded:
+        yield "These very requests are asked about, not others like them: there are no intervals."
+        return
     if not _enough(windows):
         least = LEAST_PER_BATCH * (1 if len(runs) >= LEAST_RUNS else BATCHES)
         yield f"Too few requests for intervals: count at least {least:,}."
