@@ -499,7 +499,7 @@ def test_prompts_and_answers_apart_pay_for_the_way():
 
 def test_inputs_that_the_fleet_sets_aside_are_not_listed():
     catalog = Catalog.load()
-    study = tonnage.study.study_from_overrides(
+    study = tonnage.study_from_overrides(
         {
             "model": "Llama-3.1-8B-Instruct",
             "workload.prompt.mean": "500 tokens",
