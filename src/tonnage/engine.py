@@ -92,8 +92,9 @@ class Calibration:
 class StepModel:
     """A user's own time of one engine step: affine in what the step holds.
 
-    `base_s + per_prefill_token_s * prefill tokens + per_sequence_s * running sequences
-    + per_kv_token_s * resident KV tokens`. Holds where it was measured; replaces the roofline.
+    `base_s + per_prefill_token_s * prefill tokens + per_sequence_s * sequences that get a token
+    + per_kv_token_s * tokens in the cache of those that decode`. Holds where it was measured;
+    replaces the roofline.
     """
 
     base_s: float

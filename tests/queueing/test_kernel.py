@@ -390,6 +390,19 @@ def test_a_router_that_knows_caches_finds_more_of_them():
     assert found["kv-aware"] > 1.1 * found["round-robin"]
 
 
+def test_a_block_is_shared_only_after_the_same_blocks():
+    requests = Requests(
+        arrival_s=np.array([0.0, 10.0, 20.0]),
+        prompt_tokens=np.array([1025, 513, 1025]),
+        output_tokens=np.ones(3, dtype=np.int64),
+        prefix_ids=np.array([1, 2, 2, 1, 2]),
+        prefix_start=np.array([0, 2, 3, 5]),
+    )
+    run = Simulation(replace(CACHED, replicas=1), requests)
+    run.step(1e300)
+    assert run.records().cached_tokens.tolist() == [0, 0, 1024]
+
+
 def test_same_seed_same_bytes_and_another_seed_another_run():
     fleet = replace(PLAIN, router="random")
     seen = []

@@ -35,6 +35,7 @@ WARM_UP_STAYS = 3  # mean stays of a request, by which an empty start is forgott
 WIND_DOWN_STAYS = 2  # mean stays of a request, in which nearly all that are under way end
 BENCHMARK_REQUESTS_PER_CLIENT = 10  # public "InferenceX" runs
 LARGEST_BATCH = 1_000_000  # requests of a batch that are simulated: its rate is steady long before
+MOST_REQUESTS = 20_000_000  # some 4 GB of memory
 MOST_REQUESTS_OF_A_PERIOD = 3_000_000  # some seconds compiled, half a minute uncompiled
 _LITTLE_ROUNDS = 50  # by then the calls in flight have settled, or grown to all that may run
 
@@ -69,6 +70,11 @@ def offered_load(
 
     Raises TonnageError for a load that these options do not go with, and for a bad recording.
     """
+    if options.requests is not None and options.requests > MOST_REQUESTS:
+        raise UsageError(
+            f"requests is {options.requests:,}, and {MOST_REQUESTS:,} are the most.",
+            hint="Simulate several seeds of fewer requests.",
+        )
     if options.trace is not None:
         (model,) = question.models.values()
         return _recorded(options, model.max_context_tokens)
@@ -286,7 +292,8 @@ def _benchmark(stay: _Stay, options: SimulationOptions, load: ClosedLoad) -> Off
         requests=requests,
         clients=Clients(count=load.clients),
         counted=(0, len(requests)),
-        said=f"{load.clients:,} clients that start at once, {each} requests each, lengths uniform "
+        said=f"{load.clients:,} clients that start at once, {each} request{'s' * (each > 1)} each, "
+        "lengths uniform "
         f"in 0.8–1.0 of {mix.prompt.mean_tokens:,.0f} and {mix.output.mean_tokens:,.0f} tokens",
         evidence=_TOLD,
         notes=tuple(notes),

@@ -85,7 +85,8 @@ def _counts(proven: Sequence[tuple[Scenario, ScenarioProof]]) -> Table:
     if not promises:
         columns = [Column("done in" if proven[0][1].design.finish_s else "keeps up", "right")]
     return Table(
-        title="Replicas for the load with headroom, what these buy with spares, what they reach:",
+        title="Replicas for the load with headroom (simulated by whole units that are bought), "
+        "what these buy with spares, what they reach:",
         columns=(
             Column("scenario"),
             Column("closed form", "right"),
@@ -132,6 +133,9 @@ def _verdict_cell(trial: Trial) -> Cell:
 def _losses(proven: Sequence[tuple[Scenario, ScenarioProof]]) -> Table:
     """What p95 becomes when units are lost, at the load as stated."""
     unit = proven[0][1].unit
+    columns = [Column(f"{METRIC_NAMES[metric]} p95", "right") for metric in METRICS]
+    if isinstance(proven[0][1].stated.load, Batch):
+        columns = [Column("done in", "right")]
     rows = []
     for scenario, proof in proven:
         trials = (proof.stated, *proof.lost)
@@ -141,7 +145,7 @@ def _losses(proven: Sequence[tuple[Scenario, ScenarioProof]]) -> Table:
             if trial is None:
                 rows.append(
                     (Cell(scenario.name, tone), Cell(name), Cell("none left", "bad"))
-                    + (Cell("–"),) * len(METRICS)
+                    + (Cell("–"),) * len(columns)
                     + (Cell("missed", "bad"),)
                 )
                 continue
@@ -150,11 +154,14 @@ def _losses(proven: Sequence[tuple[Scenario, ScenarioProof]]) -> Table:
                     Cell(scenario.name, tone),
                     Cell(name),
                     Cell(str(trial.replicas), "", trial.replicas),
-                    *_latency_cells(trial),
+                    *(
+                        _reached_cells(trial)
+                        if isinstance(trial.load, Batch)
+                        else _latency_cells(trial)
+                    ),
                     _verdict_cell(trial),
                 )
             )
-    columns = [Column(f"{METRIC_NAMES[metric]} p95", "right") for metric in METRICS]
     return Table(
         title="The load as stated, when units fail:",
         columns=(

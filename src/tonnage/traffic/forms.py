@@ -179,6 +179,14 @@ def _csv_rows(stream: TextIO, path: Path) -> _Rows:
     reader = csv.reader(stream)
     try:
         header = [name.strip() for name in next(reader, [])]
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(
+                f"{twice} is the name of two columns.",
+                hint="Keep the one that is meant.",
+                file=str(path),
+                line=1,
+            )
         rows = filter(None, reader)
         first = 0
         while part := list(islice(rows, _ROWS)):

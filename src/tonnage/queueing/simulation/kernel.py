@@ -437,7 +437,9 @@ def finish(world: World, replica: Replica, engine: Engine, q: int, tokens: int) 
     """A running sequence is over, or its prompt goes on to a decoding replica."""
     request = world.request[q]
     leave_running(world, replica, q)
+    free = replica.free
     release(world, replica, engine, q, tokens)
+    replica.just_freed += replica.free - free
     replica.outstanding -= 1
     replica.just_ended += 1
     if engine.hands_over and request.produced < request.output:
@@ -827,6 +829,7 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
         elif replica.waiting > 0:
             replica.blocked_by_kv += steps
         replica.just_ended = 0
+        replica.just_freed = 0
         if replica.change <= replica.step:
             end_answers(world, replica, engine)
         if replica.chain != NONE:

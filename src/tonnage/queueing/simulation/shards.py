@@ -239,7 +239,7 @@ def _joined(taken: Sequence[_ReplicaCourse]) -> Course:
 def _joined_samples(each: Sequence[Samples]) -> Samples:
     """At the times of the longest course: those of the others are among them, as far as they go.
 
-    A replica that is done stays as it is.
+    A replica that is done stays as it is, and its cache is empty when its last step is over.
     """
     at_s = max((samples.at_s for samples in each), key=lambda column: float(column[-1]))
     rows = [
@@ -251,6 +251,16 @@ def _joined_samples(each: Sequence[Samples]) -> Samples:
         over=np.sum([samples.over[row] for samples, row in found], axis=0),
         running=np.sum([samples.running[row] for samples, row in found], axis=0),
         steps_end_s=np.hstack([samples.steps_end_s[row] for samples, row in found]),
-        kv_fraction=np.hstack([samples.kv_fraction[row] for samples, row in found]),
+        kv_fraction=np.hstack(
+            [
+                np.where(
+                    (at_s[:, None] > samples.at_s[-1])
+                    & (at_s[:, None] >= samples.steps_end_s[row]),
+                    0.0,
+                    samples.kv_fraction[row],
+                )
+                for samples, row in found
+            ]
+        ),
         replicas_up=np.sum([samples.replicas_up[row] for samples, row in found], axis=0),
     )

@@ -215,12 +215,15 @@ class _Sample:
 
 def _sample(simulation: Simulation, at_s: float) -> _Sample:
     pool = np.maximum(_of_replicas(simulation, "pool"), 1)
+    # a step that has begun gives back at its end what its last tokens free
+    later = _of_replicas(simulation, "clock") > at_s
+    under_way = np.where(later, _of_replicas(simulation, "just_freed"), 0)
     return _Sample(
         at_s=at_s,
         over=int(simulation.world.clock[0].over),
         running=int(_of_replicas(simulation, "running").sum()),
         steps_end_s=_of_replicas(simulation, "clock").copy(),
-        kv_fraction=1 - _of_replicas(simulation, "free") / pool,
+        kv_fraction=1 - (_of_replicas(simulation, "free") - under_way) / pool,
         replicas_up=int(_of_replicas(simulation, "taking").sum()),
     )
 

@@ -43,6 +43,7 @@ from tonnage.queueing.simulation import (
     Timeline,
     Verdict,
 )
+from tonnage.units import format_number
 from tonnage.workload import PERCENTILES, Metric, Promise
 
 if TYPE_CHECKING:
@@ -144,7 +145,11 @@ def summarise_together(
             if requests
         ),
         goodput_share=goodput_share,
-        goodput_requests_per_s=None if goodput_share is None else goodput_share.value * offered,
+        goodput_requests_per_s=(
+            None
+            if goodput_share is None
+            else goodput_share.value * min(offered or achieved, achieved)
+        ),
         offered_requests_per_s=offered,
         requests_per_s=achieved,
         output_tokens_per_s=tokens,
@@ -496,7 +501,7 @@ def _stability(windows: Sequence[Records], timelines: Sequence[Timeline]) -> Sta
             told = "Too few arrivals to tell whether the fleet keeps up with them."
             return Stability(stable=True, growth_requests_per_s=0.0, explanation=told)
         ends_s = np.linspace(first_s, last_s, BATCHES + 1)
-        grown = np.diff(np.interp(ends_s, timeline.at_s, timeline.waiting))
+        grown = np.diff(_waiting(window, timeline, ends_s))
         parts.append(grown)
         rates_per_s.append(grown * BATCHES / (last_s - first_s))
     every = np.concatenate(parts)
@@ -509,9 +514,18 @@ def _stability(windows: Sequence[Records], timelines: Sequence[Timeline]) -> Sta
     return Stability(
         stable=False,
         growth_requests_per_s=growth,
-        explanation=f"The backlog grows by {growth:.3g} requests/s: add replicas or lower the"
-        " load. Latencies grow for as long as the load lasts.",
+        explanation=f"The backlog grows by {format_number(growth)} requests/s: add replicas or"
+        " lower the load. Latencies grow for as long as the load lasts.",
     )
+
+
+def _waiting(window: Records, timeline: Timeline, at_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many wait at these times; from the records where the timeline is too coarse to tell."""
+    if np.diff(timeline.at_s).max(initial=0.0) <= at_s[1] - at_s[0]:
+        return np.interp(at_s, timeline.at_s, timeline.waiting)
+    begun = np.sort(window.admitted_s[~np.isnan(window.admitted_s)])
+    come = np.searchsorted(window.arrival_s, at_s, side="right")
+    return np.asarray(come - np.searchsorted(begun, at_s, side="right"), dtype=float)
 
 
 def _rates_per_s(
@@ -519,23 +533,25 @@ def _rates_per_s(
 ) -> tuple[float, float, float]:
     """Requests offered, requests finished and output tokens of these, per second of the windows.
 
-    Requests that all come at once have no window: their seconds are those until the last answer.
+    Where nothing comes after a window that keeps the load on, what is finished is counted until the
+    last answer.
     """
-    seconds = 0.0
+    offered_s = finished_s = 0.0
     offered = finished = tokens = 0
     for window, records in zip(windows, every, strict=True):
-        begin_s, end_s = _window_s(window)
-        if end_s <= begin_s and len(window):
-            end_s = max(float(np.nanmax(window.last_token_s, initial=begin_s)), begin_s)
-        if end_s > begin_s:
-            within = (records.last_token_s > begin_s) & (records.last_token_s <= end_s)
-            seconds += end_s - begin_s
-            offered += len(window) - 1
-            finished += int(within.sum())
-            tokens += int(records.output_tokens[within].sum())
-    if not seconds:
+        begin_s, last_s = _window_s(window)
+        end_s = last_s
+        if len(window) and last_s >= np.nanmax(records.arrival_s):
+            end_s = max(float(np.nanmax(records.last_token_s, initial=begin_s)), last_s)
+        within = (records.last_token_s > begin_s) & (records.last_token_s <= end_s)
+        offered_s += (last_s if last_s > begin_s else end_s) - begin_s
+        finished_s += end_s - begin_s
+        offered += max(len(window) - 1, 0)
+        finished += int(within.sum())
+        tokens += int(records.output_tokens[within].sum())
+    if not finished_s:
         return 0.0, 0.0, 0.0
-    return offered / seconds, finished / seconds, tokens / seconds
+    return offered / offered_s, finished / finished_s, tokens / finished_s
 
 
 def _notes(

@@ -88,6 +88,7 @@ _REPLICA = {
             "failed",
             "outstanding",
             "just_ended",  # by its last step, which may not be over yet when others look
+            "just_freed",  # KV units, likewise
             "ratio_steps",
             "step",  # decode steps so far
             "steps",
@@ -579,7 +580,7 @@ def _prefixes(requests: Requests, block_tokens: int) -> _Prefixes:
     nothing = np.zeros(0, dtype=np.int64)
     if requests.prefix_ids is None or requests.prefix_start is None or not len(requests.prefix_ids):
         return _Prefixes(nothing, nothing, nothing, nothing)
-    ids = requests.prefix_ids
+    ids = _chained(requests.prefix_ids, requests.prefix_start)
     counts = np.diff(requests.prefix_start)
     per_id = requests.prefix_block_tokens // block_tokens
     known = np.minimum(requests.prompt_tokens, counts * requests.prefix_block_tokens)
@@ -603,6 +604,27 @@ def _prefixes(requests: Requests, block_tokens: int) -> _Prefixes:
     expanded[np.cumsum(repeats)[repeats == 2] - 1] += 1  # noqa: PLR2004 — two nodes
     ends_at = np.concatenate([[0], np.cumsum(repeats)])
     return _Prefixes(expanded, ends_at[requests.prefix_start[:-1]], identities, nodes)
+
+
+def _chained(ids: NDArray[np.int64], start: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Numbers of the same blocks after the same blocks: what an engine can share.
+
+    Recordings that number blocks by all that came before them, as Mooncake's, stay as they are.
+    """
+    before = np.concatenate([[-1], ids[:-1]])
+    before[start[:-1][start[:-1] < len(ids)]] = -1
+    last = np.full(int(ids.max()) + 1, -2)
+    last[ids] = before
+    if (last[ids] == before).all():
+        return ids
+    numbers: dict[tuple[int, int], int] = {}
+    chained = np.empty_like(ids)
+    for row in range(len(start) - 1):
+        parent = -1
+        for place in range(start[row], start[row + 1]):
+            parent = numbers.setdefault((parent, int(ids[place])), len(numbers))
+            chained[place] = parent
+    return chained
 
 
 def _set_engine(engine: Any, model: EngineModel) -> None:  # noqa: ANN401 — either make
