@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tonnage.fleet.rejections import BOTTLENECK, LABEL
-from tonnage.fleet.trials import AGAIN, PART_REPLICAS
+from tonnage.fleet.trials import AGAIN
 from tonnage.units import format_fraction, format_number, format_time
 from tonnage.workload import Batch
 
@@ -111,9 +111,13 @@ def notes_of(asked: Question, simulated: Question, recommended: Scenario | None)
         notes.append("a batch that is longer than what is simulated goes on at the rate it reached")
     proof = recommended.proof if recommended is not None else None
     if proof is not None and proof.stated.simulated_replicas < proof.stated.replicas:
-        notes.append(
-            f"of larger fleets {PART_REPLICAS} replicas are simulated, with their share of the load"
+        part = proof.stated.simulated_replicas
+        who = (
+            "one replica is simulated, with its"
+            if part == 1
+            else (f"{part} replicas are simulated, with their")
         )
+        notes.append(f"of larger fleets {who} share of the load")
     return (*notes, "requests are dealt out round robin")
 
 
