@@ -245,6 +245,10 @@ FLEETS = {
         ),
         True,
     ),
+    "outages that lose requests": (
+        replace(PLAIN, outages=(Outage(replica=1, down_s=20, up_s=60),), retry=False),
+        False,
+    ),
     "autoscaled": (
         replace(
             PLAIN,

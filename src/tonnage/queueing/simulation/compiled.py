@@ -34,7 +34,7 @@ PREPARED = False
 __file__ = globals().get("__file__")
 
 def compilable(function):
-    inner = function.__name__ not in ("run", "over", "event_push")  # those Python calls
+    inner = function.__name__ != "run"  # which alone is called from Python
     compiled = njit(
         cache=not inner,
         nogil=True,

@@ -454,14 +454,21 @@ def finish(world: World, replica: Replica, engine: Engine, q: int, tokens: int) 
 
 
 @compilable
+def next_thought_s(world: World) -> float:
+    """How long the next client thinks, and the request then needs to reach the router."""
+    clock = world.clock[0]
+    drawn = clock.thoughts % clock.think_times
+    clock.thoughts += 1
+    return world.draws[drawn]
+
+
+@compilable
 def over(world: World, q: int, now_s: float) -> None:
     """Request `q` is done with; under a closed loop its client thinks and sends another."""
     clock = world.clock[0]
     clock.over += 1
     if clock.clients:
-        think_s = world.draws[clock.thoughts % clock.think_times]
-        clock.thoughts += 1
-        event_push(world, now_s + think_s, SENT, world.request[q].client)
+        event_push(world, now_s + next_thought_s(world), SENT, world.request[q].client)
 
 
 # ── a step: what runs in it ────────────────────────────────────────────────────────────────────

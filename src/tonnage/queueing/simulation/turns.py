@@ -9,7 +9,17 @@ import heapq
 import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tonnage.queueing.simulation.kernel import LOST, NONE, evict_due, keep, preempt_last
+import numpy as np
+
+from tonnage.queueing.simulation.kernel import (
+    LOST,
+    NONE,
+    SENT,
+    evict_due,
+    keep,
+    next_thought_s,
+    preempt_last,
+)
 
 if TYPE_CHECKING:
     from tonnage.queueing.simulation import SimulatedFleet
@@ -17,11 +27,24 @@ if TYPE_CHECKING:
 Turn: TypeAlias = Literal["down", "up", "started", "scaled"]
 
 
+def push_events(world: Any, events: list[tuple[float, int, int]]) -> None:  # noqa: ANN401 — either make
+    """Enter what happens at these times, from outside a run: time, kind and subject."""
+    if isinstance(world.events, list):
+        for event in events:
+            heapq.heappush(world.events, event)
+        return
+    clock = world.clock[0]
+    begin, end = int(clock.events), int(clock.events) + len(events)
+    world.events[begin:end] = np.array(events, dtype=world.events.dtype)
+    world.events[:end] = np.sort(world.events[:end], order=world.events.dtype.names)
+    clock.events = end  # what is sorted is a heap
+
+
 class Turns:
     """The turns to come, in order of time; `take` makes the next one happen."""
 
-    def __init__(self, fleet: SimulatedFleet, world: Any, kernel: Any) -> None:  # noqa: ANN401 — either make
-        self._fleet, self._world, self._kernel = fleet, world, kernel
+    def __init__(self, fleet: SimulatedFleet, world: Any) -> None:  # noqa: ANN401 — either make
+        self._fleet, self._world = fleet, world
         self._to_come: list[tuple[float, int, Turn, int]] = []  # time, number, what, replica
         self._entered = 0
         for outage in fleet.outages:
@@ -92,7 +115,7 @@ class Turns:
                 keep(world, q)
             else:
                 request.state = LOST
-                self._kernel.over(world, q, now_s)
+                self._over(request, now_s)
             q = after
         if engine.prefix_cache:
             replica.untouched = 0
@@ -100,6 +123,14 @@ class Turns:
             evict_due(world, replica, engine)
             replica.due = 0
             replica.untouched = replica.pool
+
+    def _over(self, request: Any, now_s: float) -> None:  # noqa: ANN401 — either make
+        """As the kernel's `over`, from outside a run."""
+        clock = self._world.clock[0]
+        clock.over += 1
+        if clock.clients:
+            at_s = now_s + next_thought_s(self._world)
+            push_events(self._world, [(at_s, SENT, int(request.client))])
 
     def _scale(self, now_s: float) -> None:
         """Start or let go of replicas so that each that serves has about its share of requests."""

@@ -23,7 +23,7 @@ from tonnage.queueing.simulation import (
 )
 from tonnage.queueing.simulation import kernel as plain_kernel
 from tonnage.queueing.simulation.heaps import NO_STEP
-from tonnage.queueing.simulation.turns import Turns
+from tonnage.queueing.simulation.turns import Turns, push_events
 from tonnage.traffic.streams import stream
 
 if TYPE_CHECKING:
@@ -285,12 +285,17 @@ class Simulation:
         self.world = _build(fleet, requests, clients, seed=seed, compiled=compiled)
         if compiled:
             prepare(self._kernel, self.world)
-        self._turns = Turns(fleet, self.world, self._kernel)
+        self._turns = Turns(fleet, self.world)
         if clients is not None:
             overhead_s = fleet.engine.table.request_overhead_s
-            for client in range(min(clients.count, len(requests))):
-                at_s = clients.spread_s * client / clients.count + overhead_s
-                self._kernel.event_push(self.world, at_s, plain_kernel.SENT, client)
+            first_s = [
+                clients.spread_s * client / clients.count + overhead_s
+                for client in range(min(clients.count, len(requests)))
+            ]
+            push_events(
+                self.world,
+                [(at_s, plain_kernel.SENT, client) for client, at_s in enumerate(first_s)],
+            )
 
     @property
     def done(self) -> bool:
