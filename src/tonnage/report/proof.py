@@ -85,8 +85,8 @@ def _counts(proven: Sequence[tuple[Scenario, ScenarioProof]]) -> Table:
     if not promises:
         columns = [Column("done in" if proven[0][1].design.finish_s else "keeps up", "right")]
     return Table(
-        title="Replicas for the load with headroom (simulated by whole units that are bought), "
-        "what these buy with spares, what they reach:",
+        title="Replicas for the load with headroom (simulated: in units that are bought whole), "
+        "and what is bought:",
         columns=(
             Column("scenario"),
             Column("closed form", "right"),
