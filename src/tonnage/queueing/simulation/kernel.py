@@ -806,11 +806,9 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
         steps = 1
         lasts_s = first_s
         if decoding > 0:
-            first_s += (
-                decoding * engine.decoding_s
-                + replica.kv_tokens * engine.kv_token_s
-                + replica.window_kv_tokens * engine.window_kv_token_s
-            )
+            first_s += decoding * engine.decoding_s + replica.kv_tokens * engine.kv_token_s
+            if engine.window_tokens:
+                first_s += replica.window_kv_tokens * engine.window_kv_token_s
             lasts_s = first_s
             if replica.prompt_tokens == 0:
                 steps = leap(world, replica, engine, first_s, until_s)
@@ -820,7 +818,8 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
                     )
                     lasts_s = lasting_s(first_s, slope_s, steps)
             replica.kv_tokens += steps * decoding
-            replica.window_kv_tokens += steps * replica.growing
+            if replica.growing:
+                replica.window_kv_tokens += steps * replica.growing
             replica.output_left -= steps * decoding
             replica.ratio_steps += steps
             replica.step += steps
@@ -829,12 +828,13 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
         replica.clock += lasts_s
         replica.busy_s += lasts_s
         replica.steps += steps
-        if replica.blocked == BY_SEQS:
-            replica.blocked_by_seqs += steps
-        elif replica.blocked == BY_TOKENS:
-            replica.blocked_by_tokens += steps
-        elif replica.waiting > 0:
-            replica.blocked_by_kv += steps
+        if replica.waiting > 0:
+            if replica.blocked == BY_SEQS:
+                replica.blocked_by_seqs += steps
+            elif replica.blocked == BY_TOKENS:
+                replica.blocked_by_tokens += steps
+            else:
+                replica.blocked_by_kv += steps
         replica.just_ended = 0
         replica.just_freed = 0
         if replica.change <= replica.step:

@@ -6,6 +6,7 @@ compiled one. `_REQUEST`, `_REPLICA`, `_ENGINE` and `_CLOCK` name every field of
 
 from __future__ import annotations
 
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -370,7 +371,8 @@ class Simulation:
     def _column(self, name: str) -> NDArray[Any]:
         if self._compiled:
             return np.asarray(self.world.request[name])
-        return np.array([getattr(r, name) for r in self.world.request], dtype=_REQUEST[name])
+        rows = self.world.request
+        return np.fromiter(map(attrgetter(name), rows), dtype=_REQUEST[name], count=len(rows))
 
 
 class _Lazy(dict[int, Any]):
