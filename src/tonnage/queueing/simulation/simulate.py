@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # plain about 3 s; compiled 0.1 s, and 0.5 s to load the machine code, or 5 s to make it
 WORTH_COMPILING_REQUESTS = 200_000
-SLICES = 160  # the timeline has between this and twice as many rows
+SLICES = 256  # the timeline has between this and twice as many rows
 PROGRESS_INTERVAL_S = 0.05
 _FIRST_SPACING_S = 1e-3  # where nothing tells how long a run will take; doubled as needed
 _ONE_AT_A_TIME = threading.Lock()  # a worker with several threads compiles once
