@@ -50,6 +50,13 @@ class Flag:
         return self.name.removeprefix("--").replace("-", "_")
 
 
+def own_flag(name: str, group: str, metavar: str, text: str, *, many: bool = False) -> Flag:
+    """A flag of one command alone, that no study has a key for."""
+    return Flag(
+        name=name, key=name.removeprefix("--"), group=group, metavar=metavar, help=text, many=many
+    )
+
+
 def percentile_flags(
     metric: str, key: str, metavar: str, meaning: str, *, group: str = PROMISES
 ) -> Iterator[Flag]:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from tonnage.cli.flags import Flag, percentile_flags
+from tonnage.cli.flags import own_flag as _flag
+from tonnage.cli.workers import worker_flags
 
 TARGET = "What is asked, and how"
 LOAD = "How much is asked"
 PROMPTS = "Which prompts"
 LIMITS = "What is promised (for --search, and to mark the levels that keep it)"
-PROCESSES = "From where"
 SERVER = "What answers (kept with the run)"
 
 
 DEFAULT_CONCURRENCIES = "1,2,4,8,16"
 DEFAULT_PROMPT_TOKENS, DEFAULT_OUTPUT_TOKENS = 512, 128
-
-
-def _flag(name: str, group: str, metavar: str, text: str, *, many: bool = False) -> Flag:
-    return Flag(
-        name=name, key=name.removeprefix("--"), group=group, metavar=metavar, help=text, many=many
-    )
 
 
 FLAGS: tuple[Flag, ...] = (
@@ -93,10 +88,7 @@ FLAGS: tuple[Flag, ...] = (
                       group=LIMITS),
     *percentile_flags("e2e", "e2e", "TIME", 'Whole answer within: "12 s".', group=LIMITS),
     # ── processes ──
-    _flag("--workers", PROCESSES, "N",
-          "Processes that share the load (1; of a cluster, every worker)."),
-    _flag("--cluster", PROCESSES, "ADDRESS",
-          "A Dask scheduler whose workers share the load: tcp://host:8786."),
+    *worker_flags("load"),
     # ── server ──
     _flag("--gpus", SERVER, "N", "How many GPUs serve it."),
     _flag("--gpu", SERVER, "NAME", "Which GPU serves it; a catalog name lets it be sized."),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from tonnage.files import write_atomically
 from tonnage.report import Report
 
 DEFAULT_WIDTH = 120  # columns when stdout is not a terminal and COLUMNS is not set
+BAR_COLUMNS = 24
 
 ANSWER = "The answer"
 
@@ -117,3 +119,31 @@ def working(what: str, *, quiet: bool) -> Iterator[None]:
         if shown:
             sys.stderr.write("\033[K")
             sys.stderr.flush()
+
+
+@contextmanager
+def watched(
+    first: str, *, quiet: bool, title: str | None = None
+) -> Iterator[Callable[..., None] | None]:
+    """One line on a terminal's stderr that keeps itself up to date, gone when it is left.
+
+    Yields what brings it up to date: `description`, and with a `title` for its bar `completed` and
+    `total`; None where nobody looks.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich import progress  # noqa: PLC0415 — cold start
+    from rich.console import Console  # noqa: PLC0415 — as above
+
+    leading: list[progress.ProgressColumn] = [progress.SpinnerColumn()]
+    if title is not None:
+        leading = [progress.TextColumn(title), progress.BarColumn(BAR_COLUMNS)]
+    with progress.Progress(
+        *leading,
+        progress.TextColumn("{task.description}"),
+        progress.TextColumn("[dim]Ctrl-C stops it safely"),
+        console=Console(stderr=True),
+        transient=True,
+    ) as line:
+        yield partial(line.update, line.add_task(first, total=None))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +11,7 @@ import typer
 from tonnage.cli.capacity import with_some_load
 from tonnage.cli.flags import FLAGS as STUDY_FLAGS
 from tonnage.cli.flags import Told, overrides, takes_flags
-from tonnage.cli.output import ANSWER, FormatOption, OutputOption, QuietOption, deliver
+from tonnage.cli.output import ANSWER, FormatOption, OutputOption, QuietOption, deliver, watched
 from tonnage.cli.simulate_flags import ARRIVALS, ENGINE, FLAGS, FLEET
 from tonnage.cli.size import StudyArgument, ask, typed_command
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
@@ -24,8 +21,6 @@ from tonnage.units import format_number, format_time
 if TYPE_CHECKING:
     from tonnage.fleet import SimulationAnswer
     from tonnage.queueing.simulation.simulate import Progress
-
-BAR_COLUMNS = 24
 
 
 @takes_flags(FLAGS)
@@ -155,8 +150,17 @@ def simulate(
     from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
     from tonnage.report.simulation import refusal_of, report_simulation  # noqa: PLC0415 — as above
 
-    with _watching(quiet=quiet) as progress, executor_of(flags) as executor:
-        answer = pipeline.simulate(asked, options, executor=executor, progress=progress)
+    line = watched("getting ready", quiet=quiet, title="simulating")
+    with line as update, executor_of(flags) as executor:
+
+        def show(now: Progress) -> None:
+            if update is not None:
+                done = f"{format_number(now.over)} of {format_number(now.requests)} requests"
+                at = "" if now.at_s is None else f", {format_time(now.at_s)}"
+                told = f"{done}{at} simulated"
+                update(completed=now.over, total=now.requests, description=told)
+
+        answer = pipeline.simulate(asked, options, executor=executor, progress=show)
     _write(answer, records, plot, quiet=quiet)
     command = shlex.join(name for name, given in switches.items() if given)
     command = f"{typed_command('simulate', study, told)} {command}".rstrip()
@@ -201,31 +205,3 @@ def _write(
         written += write_simulation_plots(answer, plot)
     for path in written if not quiet else ():
         typer.echo(f"wrote {path}", err=True)
-
-
-@contextmanager
-def _watching(*, quiet: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """One line on a terminal's stderr that keeps itself up to date, gone when it is left."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress  # noqa: PLC0415 — as above
-    from rich.console import Console  # noqa: PLC0415 — cold start
-
-    with progress.Progress(
-        progress.TextColumn("simulating"),
-        progress.BarColumn(BAR_COLUMNS),
-        progress.TextColumn("{task.description}"),
-        progress.TextColumn("[dim]Ctrl-C stops it safely"),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("getting ready", total=None)
-
-        def show(now: Progress) -> None:
-            done = f"{format_number(now.over)} of {format_number(now.requests)} requests"
-            at = "" if now.at_s is None else f", {format_time(now.at_s)}"
-            told = f"{done}{at} simulated"
-            bar.update(task, completed=now.over, total=now.requests, description=told)
-
-        yield show

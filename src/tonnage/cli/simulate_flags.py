@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tonnage.cli.flags import FLAGS as STUDY_FLAGS
 from tonnage.cli.flags import Flag
-from tonnage.cli.workers import WORKER_FLAGS
+from tonnage.cli.flags import own_flag as _flag
+from tonnage.cli.workers import worker_flags
 
 FLEET = "Which fleet"
 ENGINE = "How its engines work (default: as modelled)"
@@ -16,12 +17,6 @@ ARRIVALS = "How the load arrives"
 
 SCALING_INTERVAL_S = 15.0  # Kubernetes' horizontal pod autoscaler looks as often by default
 _REPLACED = {"engine.max_batch_size", "engine.max_batched_tokens"}
-
-
-def _flag(name: str, group: str, metavar: str, text: str, *, many: bool = False) -> Flag:
-    return Flag(
-        name=name, key=name.removeprefix("--"), group=group, metavar=metavar, help=text, many=many
-    )
 
 
 OWN_FLAGS: tuple[Flag, ...] = (
@@ -78,7 +73,7 @@ OWN_FLAGS: tuple[Flag, ...] = (
     _flag("--seeds", ARRIVALS, "N",
           "Runs with seeds of their own, told as one (1). From 5 on, intervals are theirs and hold"
           " near capacity."),
-    *WORKER_FLAGS,
+    *worker_flags("work"),
 )  # fmt: skip
 
 FLAGS: tuple[Flag, ...] = (

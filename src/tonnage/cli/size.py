@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,9 +20,10 @@ from tonnage.cli.output import (
     QuietOption,
     deliver,
     terminal_width,
+    watched,
     working,
 )
-from tonnage.cli.workers import WORKER_FLAGS
+from tonnage.cli.workers import worker_flags
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
 from tonnage.files import refuse_unwritable, write_atomically
 
@@ -50,7 +50,7 @@ PROOF_FLAGS: tuple[Flag, ...] = (
         metavar="N",
         help="Of --prove; the same seed gives the same answer, to the byte (0).",
     ),
-    *(replace(flag, group=PROOF, help=f"Of --prove: {flag.help}") for flag in WORKER_FLAGS),
+    *(replace(flag, group=PROOF, help=f"Of --prove: {flag.help}") for flag in worker_flags("work")),
 )
 
 StudyArgument = Annotated[
@@ -205,35 +205,15 @@ def _proven(asked: Study, told: Told, *, quiet: bool) -> Plan:
 
     flags = Asked(told)
     requests, seed = flags.count("--requests"), flags.count("--seed", zero=True)
-    with _watching(quiet=quiet) as progress, executor_of(flags) as executor:
-        return pipeline.prove(
-            asked, requests=requests, seed=seed or 0, executor=executor, progress=progress
-        )
-
-
-@contextmanager
-def _watching(*, quiet: bool) -> Iterator[Callable[[ProofProgress], None] | None]:
-    """One line on a terminal's stderr that keeps itself up to date, gone when it is left."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich import progress  # noqa: PLC0415 — cold start
-    from rich.console import Console  # noqa: PLC0415 — cold start
-
-    with progress.Progress(
-        progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}"),
-        progress.TextColumn("[dim]Ctrl-C stops it safely"),
-        console=Console(stderr=True),
-        transient=True,
-    ) as bar:
-        task = bar.add_task("sizing", total=None)
+    with watched("sizing", quiet=quiet) as update, executor_of(flags) as executor:
 
         def show(now: ProofProgress) -> None:
-            told = f"proving, {now.simulations} simulations done: {now.now}"
-            bar.update(task, description=told)
+            if update is not None:
+                update(description=f"proving, {now.simulations} simulations done: {now.now}")
 
-        yield show
+        return pipeline.prove(
+            asked, requests=requests, seed=seed or 0, executor=executor, progress=show
+        )
 
 
 def _end(infeasible: Infeasible | None) -> None:

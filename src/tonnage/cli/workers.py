@@ -6,26 +6,27 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
 
 from tonnage.cli.asked import Asked
-from tonnage.cli.flags import Flag
+from tonnage.cli.flags import Flag, own_flag
 
 PROCESSES = "From where"
 
-WORKER_FLAGS = (
-    Flag(
-        name="--workers",
-        key="workers",
-        group=PROCESSES,
-        metavar="N",
-        help="Processes that share the work (1; of a cluster, every worker).",
-    ),
-    Flag(
-        name="--cluster",
-        key="cluster",
-        group=PROCESSES,
-        metavar="ADDRESS",
-        help="A Dask scheduler whose workers share the work: tcp://host:8786.",
-    ),
-)
+
+def worker_flags(shared: str) -> tuple[Flag, ...]:
+    """Who else does it; `shared` is what they share, the work or the load."""
+    return (
+        own_flag(
+            "--workers",
+            PROCESSES,
+            "N",
+            f"Processes that share the {shared} (1; of a cluster, every worker).",
+        ),
+        own_flag(
+            "--cluster",
+            PROCESSES,
+            "ADDRESS",
+            f"A Dask scheduler whose workers share the {shared}: tcp://host:8786.",
+        ),
+    )
 
 
 def executor_of(asked: Asked) -> AbstractContextManager[Executor | None]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tonnage.fleet.rejections import BOTTLENECK, LABEL
 from tonnage.fleet.trials import AGAIN
 from tonnage.units import format_fraction, format_number, format_time
-from tonnage.workload import Batch
+from tonnage.workload import Batch, OpenLoad
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,16 +98,17 @@ def advice_of(verdict: Verdict, requests: int) -> str:
 def notes_of(asked: Question, simulated: Question, recommended: Scenario | None) -> tuple[str, ...]:
     """What was taken for granted."""
     notes = []
-    if asked is not simulated and asked.workload.load is not None:
-        peak, mean = (
-            format_number(each.workload.load.requests_per_s_peak)  # type: ignore[union-attr]
-            for each in (asked, simulated)
-        )
+    load, simulated_load = asked.workload.load, simulated.workload.load
+    if load != simulated_load:
+        assert isinstance(load, OpenLoad)  # noqa: S101 — no other load has a peak
+        assert isinstance(simulated_load, OpenLoad)  # noqa: S101 — as above
         notes.append(
-            f"simulated at the mean of {mean} requests/s, whose Poisson percentile the peak of "
-            f"{peak} is: random arrivals scatter by themselves, and chance is not counted twice"
+            f"simulated at the mean of {format_number(simulated_load.requests_per_s_peak)} "
+            "requests/s, whose Poisson percentile the peak of "
+            f"{format_number(load.requests_per_s_peak)} is: random arrivals scatter by themselves, "
+            "and chance is not counted twice"
         )
-    if isinstance(asked.workload.load, Batch):
+    if isinstance(load, Batch):
         notes.append("a batch that is longer than what is simulated goes on at the rate it reached")
     proof = recommended.proof if recommended is not None else None
     if proof is not None and proof.stated.simulated_replicas < proof.stated.replicas:

@@ -69,11 +69,11 @@ class KvPool:
     window_blocks: int = 0
     sequence_units: int = 0
 
-    def units_of(self, context_tokens: int) -> int:
-        """Units that one sequence with so many tokens cached takes."""
+    def units_of(self, context_tokens: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Units that one sequence with so many tokens cached takes; each, of an array of them."""
         blocks = -(-context_tokens // self.block_tokens)
-        windowed = min(blocks, self.window_blocks) * self.window_block_units
-        return blocks * self.block_units + windowed + self.sequence_units
+        windowed = np.minimum(blocks, self.window_blocks) * self.window_block_units
+        return np.asarray(blocks * self.block_units + windowed + self.sequence_units)
 
 
 _MOST_TOKENS = 2.0**20  # of one step: beyond any engine's

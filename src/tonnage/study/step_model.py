@@ -37,9 +37,10 @@ def load_step_model(path: Path, *, name: str | None = None) -> StepModel:
     times: dict[str, float] = {}
     for key in KEYS:
         value = values.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if number and 0 <= value <= LONGEST_S:  # type: ignore[operator]
-            times[key] = float(value)  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            value = None
+        if value is not None and 0 <= value <= LONGEST_S:
+            times[key] = float(value)
         else:
             said = "must be a time in seconds, 0 or more."
             mistakes.append(InputError(said, hint="For example 0.009.", file=file, key=key))

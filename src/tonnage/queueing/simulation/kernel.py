@@ -317,9 +317,7 @@ def leave_running(world: World, replica: Replica, q: int) -> None:
     """Take request `q` out of the running list; `produced` must be up to date."""
     request = world.request[q]
     replica.output_left -= request.output - request.produced
-    if request.before == NONE:
-        replica.run_head = request.after
-    else:
+    if request.before != NONE:
         world.request[request.before].after = request.after
     if request.after == NONE:
         replica.run_tail = request.before
@@ -418,9 +416,7 @@ def admit(world: World, replica: Replica, q: int) -> None:
     replica.waiting -= 1
     request.before = replica.run_tail
     request.after = NONE
-    if replica.run_tail == NONE:
-        replica.run_head = q
-    else:
+    if replica.run_tail != NONE:
         world.request[replica.run_tail].after = q
     replica.run_tail = q
     replica.running += 1

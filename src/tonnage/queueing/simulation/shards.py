@@ -24,8 +24,8 @@ from tonnage.queueing.simulation.simulate import (
     simulated_of,
     take_course,
 )
+from tonnage.queueing.simulation.world import routing_draws
 from tonnage.spread import spread
-from tonnage.traffic.streams import stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,8 +173,7 @@ def _served_by(run: Run) -> NDArray[np.int64]:
     turns = np.arange(len(run.requests))
     if run.fleet.router == "round-robin":
         return turns % run.fleet.replicas
-    chance = np.random.default_rng(stream(run.seed, "routing")).random(len(turns))
-    return (chance * run.fleet.replicas).astype(np.int64)
+    return (routing_draws(len(turns), run.seed) * run.fleet.replicas).astype(np.int64)
 
 
 def _only(requests: Requests, places: NDArray[np.int64]) -> Requests:

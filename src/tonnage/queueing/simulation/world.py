@@ -97,7 +97,6 @@ _REPLICA = {
             "waiting",
             "decoding",
             "growing",
-            "run_head",
             "run_tail",
             "wait_head",
             "wait_tail",
@@ -145,7 +144,6 @@ _REPLICA = {
 }
 _REPLICA_START = dict.fromkeys(
     (
-        "run_head",
         "run_tail",
         "wait_head",
         "wait_tail",
@@ -173,7 +171,6 @@ _ENGINE = {
             "whole_prompt_fits",
             "prefix_cache",
             "hands_over",
-            "max_context_tokens",
             "window_tokens",
             "pool",
             "block_tokens",
@@ -541,8 +538,13 @@ def _draws(
             think_s = draw.exponential(clients.think_time_s, min(_THINK_TIMES, requests))
     chance = np.zeros(1)
     if fleet.router == "random":
-        chance = np.random.default_rng(stream(seed, "routing")).random(requests)
+        chance = routing_draws(requests, seed)
     return think_s, chance
+
+
+def routing_draws(requests: int, seed: int) -> NDArray[np.float64]:
+    """Between 0 and 1 for each request: which of its replicas the random router takes."""
+    return np.random.default_rng(stream(seed, "routing")).random(requests)
 
 
 def _fitting(
@@ -558,9 +560,7 @@ def _fitting(
     too_large = np.zeros(len(requests), dtype=bool)
     for number, model in enumerate(models):
         alone = number == len(models) - 1  # a replica that only prompts run on holds no output
-        blocks = -(-(prompt + (output - 1 if alone else 0)) // model.kv.block_tokens)
-        units = blocks * model.kv.block_units + model.kv.sequence_units
-        units += np.minimum(blocks, model.kv.window_blocks) * model.kv.window_block_units
+        units = model.kv.units_of(prompt + output - 1 if alone else prompt)
         too_large |= units > model.kv.units
         if model.max_context_tokens:
             too_large |= prompt + output > model.max_context_tokens
@@ -642,7 +642,6 @@ def _set_engine(engine: Any, model: EngineModel) -> None:  # noqa: ANN401 — ei
     engine.chunked_prefill = int(model.chunked_prefill)
     engine.whole_prompt_fits = int(model.whole_prompt_fits)
     engine.prefix_cache = int(model.prefix_cache)
-    engine.max_context_tokens = model.max_context_tokens or 0
     engine.window_tokens = table.window_tokens or 0
     engine.pool = kv.units
     engine.block_tokens = kv.block_tokens
