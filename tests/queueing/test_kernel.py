@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from tonnage.queueing.simulation import (
     SimulatedFleet,
     kernel,
 )
-from tonnage.queueing.simulation.compiled import can_compile
+from tonnage.queueing.simulation.compiled import can_compile, source
 from tonnage.queueing.simulation.world import Simulation
 from tonnage.traffic import Arrivals
 from tonnage.traffic.draws import draw_requests
@@ -299,6 +300,29 @@ def test_compiled_and_crowded_is_plain_to_the_last_bit(seed):
     plain, compiled = (run.records() for run in runs)
     np.testing.assert_array_equal(plain.last_token_s, compiled.last_token_s)
     assert runs[0].totals() == runs[1].totals()
+
+
+@pytest.mark.skipif(not can_compile(), reason="numba is not installed")
+@pytest.mark.parametrize("seed", range(100, 130))
+def test_a_heap_full_of_what_is_not_due_any_more_is_tidied(seed):
+    fleet, requests, clients = crowded(seed)
+    plain, compiled = (
+        Simulation(fleet, requests, clients, compiled=compiled) for compiled in (False, True)
+    )
+    # hardly more than can be due at once: an end and a full window of each
+    compiled.world.replica["heap_room"] = 2 * compiled.world.engine["max_num_seqs"].max() + 1
+    for run in (plain, compiled):
+        run.step(1e300)
+    one, other = (run.records().last_token_s for run in (plain, compiled))
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-9)
+
+
+def test_what_is_compiled_into_its_caller_has_one():
+    text = source()
+    marked = re.findall(r"@called_once\ndef (\w+)", text)
+    assert len(marked) > 10
+    for name in marked:
+        assert len(re.findall(rf"\b{name}\(", text)) == 2, name  # where it is defined and called
 
 
 @pytest.mark.parametrize("name", FLEETS)

@@ -23,21 +23,30 @@ def compilable(function: Function) -> Function:
     return function
 
 
+def called_once(function: Function) -> Function:
+    """Mark one that is compiled as a part of the only function that calls it.
+
+    By itself it would be compiled again with every function that calls it, however indirectly.
+    """
+    return function
+
+
 def heap_push(world: Any, replica: Any, entry: int) -> None:
     """Enter a step of `replica` after which something ends."""
     heappush(world.steps[replica.index], entry)
+    step = entry >> STEP_SHIFT
+    if step < replica.change:
+        replica.change = step
 
 
-def heap_pop(world: Any, replica: Any) -> int:
-    """Remove the first of these."""
-    entry: int = heappop(world.steps[replica.index])
-    return entry
-
-
-def heap_step(world: Any, replica: Any) -> int:
-    """The step of the first of these; beyond any when there is none."""
+def heap_due(world: Any, replica: Any) -> int:
+    """Remove the first of these whose step is over; -1 when none is: `change` is the next then."""
     entries = world.steps[replica.index]
-    return entries[0] >> STEP_SHIFT if entries else NO_STEP
+    replica.change = entries[0] >> STEP_SHIFT if entries else NO_STEP
+    if replica.change > replica.step:
+        return -1
+    entry: int = heappop(entries)
+    return entry
 
 
 def event_push(world: Any, at_s: float, kind: int, subject: int) -> None:

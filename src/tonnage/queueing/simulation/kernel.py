@@ -23,13 +23,13 @@ from typing import Any, TypeAlias
 
 from tonnage.queueing.simulation.heaps import (
     STEP_SHIFT,
+    called_once,
     compilable,
     event_pop,
     event_push,
     event_time_s,
-    heap_pop,
+    heap_due,
     heap_push,
-    heap_step,
 )
 
 # either make of each: see `world`
@@ -72,7 +72,7 @@ def units_of(engine: Engine, tokens: int) -> int:
     return units + engine.sequence_units
 
 
-@compilable
+@called_once
 def growth_units(world: World, replica: Replica, engine: Engine, first: int, steps: int) -> int:
     """KV units that the decoding sequences take in `steps` steps from step number `first`."""
     block = engine.block_tokens
@@ -193,7 +193,7 @@ def look_up(world: World, replica: Replica, engine: Engine, q: int) -> None:
     replica.found_queued = queued
 
 
-@compilable
+@called_once
 def hold_found(world: World, replica: Replica, q: int) -> None:
     """Reference the nodes that the last look-up found."""
     prefix = world.prefix[q]
@@ -218,7 +218,7 @@ def hold_found(world: World, replica: Replica, q: int) -> None:
         prefix.node_start = start
 
 
-@compilable
+@called_once
 def cache_computed(world: World, replica: Replica, engine: Engine, q: int) -> None:
     """The prompt blocks of request `q` that are scheduled by now can be hit from now on.
 
@@ -285,7 +285,7 @@ def release(world: World, replica: Replica, engine: Engine, q: int, tokens: int)
 # ── the lists of waiting and running sequences ─────────────────────────────────────────────────
 
 
-@compilable
+@called_once
 def wait_last(world: World, replica: Replica, q: int) -> None:
     """Put request `q` at the end of the waiting queue."""
     request = world.request[q]
@@ -299,7 +299,7 @@ def wait_last(world: World, replica: Replica, q: int) -> None:
     replica.waiting += 1
 
 
-@compilable
+@called_once
 def wait_first(world: World, replica: Replica, q: int) -> None:
     """Put request `q` at the front of the waiting queue."""
     request = world.request[q]
@@ -330,7 +330,7 @@ def leave_running(world: World, replica: Replica, q: int) -> None:
 # ── joining and leaving the batch ──────────────────────────────────────────────────────────────
 
 
-@compilable
+@called_once
 def context_of(replica: Replica, request: Request) -> int:
     """Tokens that a running sequence has in the cache."""
     if request.state == DECODING:
@@ -359,12 +359,10 @@ def join(world: World, replica: Replica, engine: Engine, q: int) -> None:
             world.crossing[replica.growing_at + place] += 1
             saturated = replica.step + engine.window_tokens - request.need
             heap_push(world, replica, (saturated << STEP_SHIFT) | (SATURATION << KIND_SHIFT) | q)
-            replica.change = min(replica.change, saturated)
         else:
             request.growing = 0
             replica.window_kv_tokens += engine.window_tokens
     heap_push(world, replica, (request.finish_step << STEP_SHIFT) | (FINISH << KIND_SHIFT) | q)
-    replica.change = min(replica.change, request.finish_step)
 
 
 @compilable
@@ -449,7 +447,7 @@ def finish(world: World, replica: Replica, engine: Engine, q: int, tokens: int) 
     over(world, q, replica.clock)
 
 
-@compilable
+@called_once
 def next_thought_s(world: World) -> float:
     """How long the next client thinks, and the request then needs to reach the router."""
     clock = world.clock[0]
@@ -478,7 +476,7 @@ def chunk(world: World, replica: Replica, engine: Engine, q: int, tokens: int) -
     replica.prompt_tokens += tokens
     replica.prompt_s += tokens * seen * engine.chunk_context_s
     if engine.window_tokens:
-        window = min(seen, engine.window_tokens)
+        window = min(seen, float(engine.window_tokens))
         replica.prompt_s += tokens * window * engine.window_chunk_context_s
     request.have += tokens
     if engine.prefix_cache:
@@ -496,7 +494,7 @@ def chunk(world: World, replica: Replica, engine: Engine, q: int, tokens: int) -
         replica.prompting = q
 
 
-@compilable
+@called_once
 def go_on(world: World, replica: Replica, engine: Engine, budget: int) -> int:
     """Schedule the next chunk of the prompt under way; the tokens it took, or -1 if it fits not."""
     q = replica.prompting
@@ -513,9 +511,9 @@ def go_on(world: World, replica: Replica, engine: Engine, budget: int) -> int:
 BY_SEQS, BY_TOKENS, BY_KV = 1, 2, 3  # what keeps the head of the queue waiting
 
 
-@compilable
-def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -> int:
-    """Admit from the head of the queue while the limits allow; tokens of the budget left."""
+@called_once
+def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -> None:
+    """Admit from the head of the queue while the limits and a budget of tokens allow."""
     while replica.waiting > 0:
         if replica.running >= engine.max_num_seqs:
             replica.blocked = BY_SEQS
@@ -573,10 +571,9 @@ def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -
             request.cached = start
         chunk(world, replica, engine, q, tokens)
         budget -= tokens
-    return budget
 
 
-@compilable
+@called_once
 def room_for(
     replica: Replica, engine: Engine, request: Request, units: int, found_units: int
 ) -> bool:
@@ -609,11 +606,17 @@ def room_for(
     return max(units, whole) <= free
 
 
-@compilable
-def plan_mixed(world: World, replica: Replica, engine: Engine) -> None:
-    """Running sequences first, prompts with what the budget leaves: vLLM and TensorRT-LLM."""
+@called_once
+def plan(world: World, replica: Replica, engine: Engine) -> int:
+    """What runs in the next step; how many sequences decode in it.
+
+    Running sequences first, prompts with what they leave: vLLM and TensorRT-LLM. Or prompts alone
+    while any can be scheduled, then decoding: SGLang.
+    """
+    mixed = engine.policy != SGLANG
+    budget = engine.max_num_batched_tokens
     preempted = False
-    if replica.decoding > 0:
+    if mixed and replica.decoding > 0:
         units = next_units(world, replica, engine)
         while units > replica.free:
             preempt_last(world, replica, engine)
@@ -621,44 +624,27 @@ def plan_mixed(world: World, replica: Replica, engine: Engine) -> None:
             units = next_units(world, replica, engine)
         if units > 0:
             take(replica, units)
-    budget = engine.max_num_batched_tokens - replica.decoding
-    if replica.prompting != NONE:
-        tokens = go_on(world, replica, engine, budget)
-        if tokens == NONE:
-            preempt_last(world, replica, engine)
-            preempted = True
-        else:
-            budget -= tokens
-    if not preempted and replica.waiting > 0:
-        admit_waiting(world, replica, engine, budget)
-
-
-@compilable
-def plan_prompts_first(world: World, replica: Replica, engine: Engine) -> int:
-    """A step of prompts when any can be scheduled, else a step of decoding: SGLang.
-
-    Returns how many sequences decode in the step.
-    """
-    budget = engine.max_num_batched_tokens
+        budget -= replica.decoding
     if replica.prompting != NONE:
         tokens = go_on(world, replica, engine, budget)
         if tokens != NONE:
             budget -= tokens
-        elif replica.decoding == 0:
+        elif mixed or replica.decoding == 0:
             preempt_last(world, replica, engine)
-    if replica.prompting == NONE and replica.waiting > 0:
+            preempted = mixed
+    if replica.waiting > 0 and not preempted and (mixed or replica.prompting == NONE):
         admit_waiting(world, replica, engine, budget)
+    if mixed:
+        return replica.decoding
     if replica.prompt_tokens > 0:
         return 0
-    units = next_units(world, replica, engine)
-    if units > replica.free:
+    if next_units(world, replica, engine) > replica.free:
         retract(world, replica, engine)
-        units = next_units(world, replica, engine)
-    take(replica, units)
+    take(replica, next_units(world, replica, engine))
     return replica.decoding
 
 
-@compilable
+@called_once
 def retract(world: World, replica: Replica, engine: Engine) -> None:
     """Make room for some steps by sending the last of the running list back to wait."""
     while replica.running > 1:
@@ -681,7 +667,7 @@ def retract(world: World, replica: Replica, engine: Engine) -> None:
 # ── a step: how long it takes, and what it brings ──────────────────────────────────────────────
 
 
-@compilable
+@called_once
 def steps_until(first_s: float, slope_s: float, left_s: float) -> int:
     """How many steps begin within `left_s` when each lasts `slope_s` longer than the one before.
 
@@ -718,16 +704,17 @@ def still_due(world: World, replica: Replica, entry: int) -> bool:
     return request.growing == 1 and full == step
 
 
-@compilable
+@called_once
 def end_answers(world: World, replica: Replica, engine: Engine) -> None:
     """The answers that end with the step just over, and the windows that it fills.
 
     Answers end in the order of the running list: it decides which cached blocks are older.
     """
     ended = NONE
-    while replica.change <= replica.step:
-        entry = heap_pop(world, replica)
-        replica.change = heap_step(world, replica)
+    while True:
+        entry = heap_due(world, replica)
+        if entry == NONE:
+            break
         if not still_due(world, replica, entry):
             continue
         q = entry & REQUEST_MASK
@@ -755,7 +742,7 @@ def end_answers(world: World, replica: Replica, engine: Engine) -> None:
         ended = request.chain
 
 
-@compilable
+@called_once
 def end_prompts(world: World, replica: Replica, engine: Engine) -> None:
     """The prompts that end with the step just over have brought a first token."""
     q = replica.chain
@@ -785,11 +772,7 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
         replica.prompt_s = 0.0
         replica.ending = 0
         replica.blocked = 0
-        if engine.policy == SGLANG:
-            decoding = plan_prompts_first(world, replica, engine)
-        else:
-            plan_mixed(world, replica, engine)
-            decoding = replica.decoding
+        decoding = plan(world, replica, engine)
         emitting = decoding + replica.ending
         if replica.prompt_tokens + decoding == 0:
             world.clock[0].stuck = 1  # a bug, never a load: requests too large are rejected
@@ -841,7 +824,7 @@ def advance(world: World, replica: Replica, until_s: float, pause: int) -> None:
             break
 
 
-@compilable
+@called_once
 def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s: float) -> int:
     """How many steps from here are alike: nobody comes, ends, is admitted or preempted.
 
@@ -872,7 +855,7 @@ def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s
 # ── the fleet: who gets a request, and what happens when ───────────────────────────────────────
 
 
-@compilable
+@called_once
 def cost_of(world: World, replica: Replica, q: int, router: int, now_s: float) -> float:
     """What the router thinks of sending request `q` to a replica; the least is chosen.
 
@@ -907,7 +890,7 @@ def cost_of(world: World, replica: Replica, q: int, router: int, now_s: float) -
     return clock.overlap_weight * blocks + used
 
 
-@compilable
+@called_once
 def route(world: World, q: int, first: int, end: int, router: int, now_s: float) -> int:
     """The replica among [first, end) that request `q` is sent to; -1 when none takes any."""
     clock = world.clock[0]
@@ -934,7 +917,7 @@ def route(world: World, q: int, first: int, end: int, router: int, now_s: float)
     return best
 
 
-@compilable
+@called_once
 def choose(world: World, q: int, now_s: float) -> int:
     """The replica that request `q` is sent to; -1 when none takes any, -2 when it is refused."""
     clock = world.clock[0]
@@ -955,7 +938,7 @@ def choose(world: World, q: int, now_s: float) -> int:
     return route(world, q, first, end, router, now_s)
 
 
-@compilable
+@called_once
 def keep(world: World, q: int) -> None:
     """Request `q` stays with the router, behind those that no replica took either."""
     clock = world.clock[0]
@@ -967,7 +950,7 @@ def keep(world: World, q: int) -> None:
     clock.kept_last = q
 
 
-@compilable
+@called_once
 def furthest_behind(world: World, until_s: float) -> int:
     """The busy replica whose next step begins first and before `until_s`, and when the second's.
 
@@ -993,7 +976,7 @@ def furthest_behind(world: World, until_s: float) -> int:
     return best
 
 
-@compilable
+@called_once
 def place(world: World, q: int, now_s: float) -> None:
     """Request `q` goes where the router sends it, or is kept until some replica takes requests."""
     target = choose(world, q, now_s)
@@ -1017,44 +1000,46 @@ def place(world: World, q: int, now_s: float) -> None:
 def run(world: World, until_s: float) -> None:
     """Everything that happens before `until_s`; may be called again with a later time."""
     clock = world.clock[0]
-    q = clock.kept
+    now_s = clock.now_s
+    kept = clock.kept  # something may have come to take them since the last run
     clock.kept = NONE
-    while q != NONE:  # something may have come to take them since the last run
-        after = world.request[q].after
-        place(world, q, clock.now_s)
-        q = after
-    while clock.over < clock.requests and not clock.stuck:
-        arrival_s = FOREVER_S
-        if clock.clients == 0 and clock.next < clock.requests:
-            arrival_s = world.request[clock.next].arrival_s + clock.overhead_s
-        event_s = event_time_s(world)
-        now_s = min(arrival_s, event_s, until_s)
-        if clock.feedback:
-            behind = furthest_behind(world, now_s)
-            if behind != NONE:
-                safe_s = min(now_s, clock.second_s + 3 * TIE_S)
-                advance(world, world.replica[behind], safe_s, 1)
-                continue
-        elif clock.watched or now_s == until_s:
-            for index in range(clock.replicas):
-                advance(world, world.replica[index], now_s, 0)
-        clock.now_s = now_s
-        if now_s == until_s:
+    while True:
+        if kept != NONE:
+            q = kept
+            kept = world.request[q].after
+        elif clock.over == clock.requests or clock.stuck:
             break
-        if arrival_s <= event_s:
-            q = clock.next
-            clock.next += 1
         else:
-            kind, subject = event_pop(world)
-            if kind == TRANSFERRED:
-                q = subject
-                world.request[q].handed_over = 1
-            elif clock.next < clock.requests:
-                q = clock.next
+            arrival_s = FOREVER_S
+            if clock.clients == 0 and clock.next < clock.requests:
+                arrival_s = world.request[clock.next].arrival_s + clock.overhead_s
+            event_s = event_time_s(world)
+            now_s = min(arrival_s, event_s, until_s)
+            if clock.feedback:
+                behind = furthest_behind(world, now_s)
+                if behind != NONE:
+                    safe_s = min(now_s, clock.second_s + 3 * TIE_S)
+                    advance(world, world.replica[behind], safe_s, 1)
+                    continue
+            elif clock.watched or now_s == until_s:
+                for index in range(clock.replicas):
+                    advance(world, world.replica[index], now_s, 0)
+            clock.now_s = now_s
+            if now_s == until_s:
+                break
+            q = clock.next
+            if arrival_s <= event_s:
                 clock.next += 1
-                request = world.request[q]
-                request.arrival_s = now_s - clock.overhead_s
-                request.client = subject
             else:
-                continue  # a client has nothing left to send
+                kind, subject = event_pop(world)
+                if kind == TRANSFERRED:
+                    q = subject
+                    world.request[q].handed_over = 1
+                elif q < clock.requests:
+                    clock.next += 1
+                    request = world.request[q]
+                    request.arrival_s = now_s - clock.overhead_s
+                    request.client = subject
+                else:
+                    continue  # a client has nothing left to send
         place(world, q, now_s)

@@ -23,6 +23,7 @@ from tonnage.queueing.simulation import (
     Totals,
 )
 from tonnage.queueing.simulation import kernel as plain_kernel
+from tonnage.queueing.simulation.collector import without_collector
 from tonnage.queueing.simulation.heaps import NO_STEP
 from tonnage.queueing.simulation.turns import Turns, push_events
 from tonnage.traffic.streams import stream
@@ -280,7 +281,8 @@ class Simulation:
 
             self._kernel = compiled_kernel()
         self._compiled = compiled
-        self.world = _build(fleet, requests, clients, seed=seed, compiled=compiled)
+        with without_collector():
+            self.world = _build(fleet, requests, clients, seed=seed, compiled=compiled)
         if compiled:
             prepare(self._kernel, self.world)
         self._turns = Turns(fleet, self.world)
