@@ -250,14 +250,18 @@ class Replica:
 
     def preempt_last(self) -> Sequence:
         """The last of running loses its blocks and is the next to be admitted, computed anew."""
-        sequence = self.running.pop()
+        sequence = self.running[-1]
+        self.preempt(sequence)
+        self.waiting.appendleft(sequence)
+        return sequence
+
+    def preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
         self.pool.release(sequence)
         sequence.to_hold = sequence.prompt_tokens + sequence.produced
         sequence.context = 0
         sequence.preemptions += 1
         self.counts.preemptions += 1
-        self.waiting.appendleft(sequence)
-        return sequence
 
     def schedule(self, sequence: Sequence, tokens: int) -> None:
         self.pool.take(sequence, sequence.context + tokens)
@@ -453,7 +457,10 @@ def sglang_may_enter(replica: Replica) -> bool:
 
 
 def sglang_decode(replica: Replica) -> None:
-    """Every decoding sequence gains a token; the last ones are retracted where room is short."""
+    """Every decoding sequence gains a token; some go back to the queue's end where room is short.
+
+    First the prompt under way, then those who produced least; of them, whose prompt is longest.
+    """
     kv, pool, running = replica.engine.kv, replica.pool, replica.running
 
     def decoding() -> list[Sequence]:
@@ -469,7 +476,12 @@ def sglang_decode(replica: Replica) -> None:
     replica.ratio_steps += 1
     if not fits():
         while len(running) > 1 and not (fits() and spare()):
-            replica.preempt_last()
+            last = running[-1]
+            if last.decoding:
+                by_admission = reversed(running)
+                last = min(by_admission, key=lambda s: (s.produced, -s.prompt_tokens))
+            replica.preempt(last)
+            replica.waiting.append(last)
         left = decoding()
         produced = sum(s.produced for s in left) + SGLANG_RETRACT_TOKENS * len(left)
         asked = sum(s.output_tokens for s in left) + 1

@@ -343,13 +343,28 @@ def test_sglang_retracts_the_last_and_then_is_more_careful():
 
 def test_sglang_retracts_until_all_that_are_left_have_room_for_twenty_tokens():
     # The third enters at 1, and seven decode steps then fill all 51. Without it 17 are free: enough
-    # for that step, short of 2 * 20, so the second goes too. It returns first, with 18 tokens.
+    # for that step, short of 2 * 20, so the second goes too. It returns last, with 18 tokens.
     requests = asked((0, 10, 9), (0, 10, 9), (0, 10, 9))
     model = engine(units=51, policy="sglang", max_num_batched_tokens=30, max_num_seqs=30)
     seen = serve(model, requests)
     assert seen.records.admitted_s.tolist() == [0, 0, 1]
     assert seen.records.preemptions.tolist() == [0, 1, 1]
-    assert seen.records.last_token_s.tolist() == [10, 11, 12]
+    assert seen.records.last_token_s.tolist() == [10, 12, 11]
+
+
+def test_sglang_retracts_who_produced_least_and_of_them_the_longest_prompt():
+    model = engine(units=67, policy="sglang")
+    requests = asked((0, 12, 90), (0, 14, 90), (0, 15, 90), (0, 14, 90), (0, 10, 90))
+    replica = Replica(engine=model, pool=CountedPool(model.kv))
+    for row, produced in enumerate((6, 2, 9, 2, 3)):
+        sequence = sequence_of(requests, row, model, caching=False)
+        sequence.context, sequence.produced = sequence.prompt_tokens, produced
+        replica.pool.take(sequence, sequence.context)
+        replica.running.append(sequence)
+    sglang_decode(replica)  # two units are free: too few for five; 40 are enough for two
+    assert [s.prompt_tokens for s in replica.waiting] == [14, 14, 10]
+    assert [s.prompt_tokens for s in replica.running] == [12, 15]
+    assert replica.pool.free == 40 - 2
 
 
 @pytest.mark.parametrize(

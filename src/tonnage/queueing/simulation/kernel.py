@@ -46,6 +46,7 @@ VLLM, TRTLLM_NO_EVICT, TRTLLM_MAX_UTILISATION, SGLANG = 0, 1, 2, 3
 ROUND_ROBIN, RANDOM, LEAST_OUTSTANDING, KV_AWARE = 0, 1, 2, 3
 UNSENT, WAITING, PROMPTING, DECODING, TRANSFERRING, FINISHED, REJECTED, LOST = range(8)
 SENT, TRANSFERRED = 0, 1  # kinds of events
+FIRST, LAST = 0, 1  # where in the queue a preempted request waits
 REFUSED = -2  # where a request goes that no empty replica could ever serve
 
 SATURATION, FINISH = 0, 1  # kinds of entries in a replica's heap of steps
@@ -285,7 +286,7 @@ def release(world: World, replica: Replica, engine: Engine, q: int, tokens: int)
 # ── the lists of waiting and running sequences ─────────────────────────────────────────────────
 
 
-@called_once
+@compilable
 def wait_last(world: World, replica: Replica, q: int) -> None:
     """Put request `q` at the end of the waiting queue."""
     request = world.request[q]
@@ -388,9 +389,8 @@ def part(world: World, replica: Replica, engine: Engine, q: int) -> None:
 
 
 @compilable
-def preempt_last(world: World, replica: Replica, engine: Engine) -> None:
-    """The last of the running list loses its blocks and waits in front, to be computed anew."""
-    q = replica.run_tail
+def preempt(world: World, replica: Replica, engine: Engine, q: int, where: int) -> None:
+    """Running request `q` loses its blocks and waits, FIRST or LAST, to be computed anew."""
     request = world.request[q]
     context = context_of(replica, request)
     if request.state == DECODING:
@@ -403,7 +403,10 @@ def preempt_last(world: World, replica: Replica, engine: Engine) -> None:
     request.have = 0
     request.preemptions += 1
     replica.preemptions += 1
-    wait_first(world, replica, q)
+    if where == FIRST:
+        wait_first(world, replica, q)
+    else:
+        wait_last(world, replica, q)
 
 
 @compilable
@@ -619,7 +622,7 @@ def plan(world: World, replica: Replica, engine: Engine) -> int:
     if mixed and replica.decoding > 0:
         units = next_units(world, replica, engine)
         while units > replica.free:
-            preempt_last(world, replica, engine)
+            preempt(world, replica, engine, replica.run_tail, FIRST)
             preempted = True
             units = next_units(world, replica, engine)
         if units > 0:
@@ -630,7 +633,7 @@ def plan(world: World, replica: Replica, engine: Engine) -> int:
         if tokens != NONE:
             budget -= tokens
         elif mixed or replica.decoding == 0:
-            preempt_last(world, replica, engine)
+            preempt(world, replica, engine, replica.run_tail, FIRST)
             preempted = mixed
     if replica.waiting > 0 and not preempted and (mixed or replica.prompting == NONE):
         admit_waiting(world, replica, engine, budget)
@@ -645,15 +648,34 @@ def plan(world: World, replica: Replica, engine: Engine) -> int:
 
 
 @called_once
+def furthest_from_over(world: World, replica: Replica) -> int:
+    """The prompt under way; without one who produced least, of those who asked most, the last."""
+    best = replica.run_tail
+    q = best
+    if replica.prompting == NONE:
+        least = world.request[q].produced - world.request[q].joined
+        while q != NONE:
+            request = world.request[q]
+            produced = request.produced - request.joined  # until now: `step` more, as for all
+            longer = request.prompt > world.request[best].prompt
+            if produced < least or (produced == least and longer):
+                best = q
+                least = produced
+            q = request.before
+    return best
+
+
+@called_once
 def retract(world: World, replica: Replica, engine: Engine) -> None:
-    """Make room for some steps by sending the last of the running list back to wait."""
+    """Make room for some steps by sending running sequences to the end of the queue."""
     while replica.running > 1:
         units = next_units(world, replica, engine)
         block = engine.block_tokens
         room = (SGLANG_RETRACT_STEPS * replica.decoding + block - 1) // block * engine.block_units
         if units <= replica.free and room <= replica.free and replica.prompting == NONE:
             break
-        preempt_last(world, replica, engine)
+        q = furthest_from_over(world, replica)
+        preempt(world, replica, engine, q, LAST)
     left = replica.output_left
     if replica.prompting != NONE:
         request = world.request[replica.prompting]

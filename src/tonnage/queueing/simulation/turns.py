@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from tonnage.queueing.simulation.kernel import (
+    FIRST,
     LOST,
     NONE,
     SENT,
     evict_due,
     keep,
     next_thought_s,
-    preempt_last,
+    preempt,
 )
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Turns:
         engine = world.engine[replica.engine]
         replica.taking = 0
         while replica.running > 0:  # to the front of the queue, in their order
-            preempt_last(world, replica, engine)
+            preempt(world, replica, engine, replica.run_tail, FIRST)
             replica.preemptions -= 1
             world.request[replica.wait_head].preemptions -= 1
         q = replica.wait_head
