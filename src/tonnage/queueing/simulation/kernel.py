@@ -98,13 +98,6 @@ def next_units(world: World, replica: Replica, engine: Engine) -> int:
     return units
 
 
-@compilable
-def take(replica: Replica, units: int) -> None:
-    """Take `units` from the free ones; cached blocks among them are evicted when next looked at."""
-    replica.free -= units
-    replica.due += units
-
-
 # ── the prefix cache: nodes of cached blocks, least recently freed first ───────────────────────
 
 
@@ -141,26 +134,28 @@ def unqueue_node(world: World, replica: Replica, node: int) -> None:
 @compilable
 def evict_due(world: World, replica: Replica, engine: Engine) -> None:
     """Make good for the units taken since: untouched ones first, then the head of the queue."""
-    fresh = min(replica.due, replica.untouched)
+    due = replica.listed - replica.free
+    fresh = min(due, replica.untouched)
     replica.untouched -= fresh
-    replica.due -= fresh
-    while replica.due > 0 and replica.queue_head != NONE:
+    due -= fresh
+    while due > 0 and replica.queue_head != NONE:
         node = replica.queue_head
         if node >= replica.spare_at:  # blocks nobody can hit, in units
-            units = min(replica.due, world.node[node].count)
+            units = min(due, world.node[node].count)
             world.node[node].count -= units
-            replica.due -= units
+            due -= units
         else:
-            blocks = -(-replica.due // engine.block_units)
+            blocks = -(-due // engine.block_units)
             blocks = min(blocks, world.node[node].count)
             world.node[node].count -= blocks
-            replica.due -= blocks * engine.block_units
+            due -= blocks * engine.block_units
             world.node[node].evicted_s = replica.clock
         if world.node[node].count == 0:
             unqueue_node(world, replica, node)
             if node >= replica.spare_at:
                 world.node[node].after = replica.spare_head
                 replica.spare_head = node
+    replica.listed = replica.free + due
 
 
 @compilable
@@ -209,6 +204,7 @@ def hold_found(world: World, replica: Replica, q: int) -> None:
             unqueue_node(world, replica, node)
         world.node[node].references += 1
     replica.free -= replica.found_queued
+    replica.listed -= replica.found_queued
     prefix.nodes = replica.found_nodes
     prefix.shared = replica.found
     prefix.covered = replica.found
@@ -255,6 +251,7 @@ def release(world: World, replica: Replica, engine: Engine, q: int, tokens: int)
         replica.free += units
         return
     evict_due(world, replica, engine)
+    free = replica.free
     prefix = world.prefix[q]
     private = units - prefix.shared * engine.block_units
     if private > 0:
@@ -276,6 +273,7 @@ def release(world: World, replica: Replica, engine: Engine, q: int, tokens: int)
         if world.node[node].references == 0:
             queue_node(world, replica, node)
             replica.free += world.node[node].count * engine.block_units
+    replica.listed += replica.free - free
     prefix.nodes = 0
     prefix.shared = 0
     prefix.covered = 0
@@ -506,7 +504,7 @@ def go_on(world: World, replica: Replica, engine: Engine, budget: int) -> int:
     units = units_of(engine, request.have + tokens) - units_of(engine, request.have)
     if units > replica.free:
         return NONE
-    take(replica, units)
+    replica.free -= units
     chunk(world, replica, engine, q, tokens)
     return tokens
 
@@ -514,7 +512,7 @@ def go_on(world: World, replica: Replica, engine: Engine, budget: int) -> int:
 BY_SEQS, BY_TOKENS, BY_KV = 1, 2, 3  # what keeps the head of the queue waiting
 
 
-@called_once
+@compilable  # called once, but large enough to be quicker by itself
 def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -> None:
     """Admit from the head of the queue while the limits and a budget of tokens allow."""
     while replica.waiting > 0:
@@ -531,7 +529,7 @@ def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -
             if units > replica.free:
                 replica.blocked = BY_KV
                 break
-            take(replica, units)
+            replica.free -= units
             admit(world, replica, q)
             request.handed_over = 0
             request.have = request.need
@@ -567,7 +565,7 @@ def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -
             hold_found(world, replica, q)
             units -= replica.found * engine.block_units
             replica.hit_tokens += replica.found * engine.block_tokens
-        take(replica, units)
+        replica.free -= units
         request.state = PROMPTING
         request.have = start
         if request.preemptions == 0:
@@ -625,8 +623,7 @@ def plan(world: World, replica: Replica, engine: Engine) -> int:
             preempt(world, replica, engine, replica.run_tail, FIRST)
             preempted = True
             units = next_units(world, replica, engine)
-        if units > 0:
-            take(replica, units)
+        replica.free -= units
         budget -= replica.decoding
     if replica.prompting != NONE:
         tokens = go_on(world, replica, engine, budget)
@@ -643,7 +640,7 @@ def plan(world: World, replica: Replica, engine: Engine) -> int:
         return 0
     if next_units(world, replica, engine) > replica.free:
         retract(world, replica, engine)
-    take(replica, next_units(world, replica, engine))
+    replica.free -= next_units(world, replica, engine)
     return replica.decoding
 
 
@@ -870,7 +867,7 @@ def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s
         if (steps - 1) // engine.block_tokens + 1 > rounds:
             steps = max(1, min(steps, (rounds - 1) * engine.block_tokens + 1))
         if steps > 1:
-            take(replica, growth_units(world, replica, engine, replica.step + 1, steps - 1))
+            replica.free -= growth_units(world, replica, engine, replica.step + 1, steps - 1)
     return steps
 
 

@@ -120,10 +120,9 @@ class Turns:
             q = after
         if engine.prefix_cache:
             replica.untouched = 0
-            replica.due = replica.pool
+            replica.listed = replica.free + replica.pool
             evict_due(world, replica, engine)
-            replica.due = 0
-            replica.untouched = replica.pool
+            replica.listed = replica.untouched = replica.pool
 
     def _over(self, request: Any, now_s: float) -> None:  # noqa: ANN401 — either make
         """As the kernel's `over`, from outside a run."""

@@ -135,7 +135,7 @@ _REPLICA = {
             "queue_head",
             "queue_tail",
             "untouched",  # free units that never held anything
-            "due",  # units taken whose caches are yet to be evicted
+            "listed",  # units untouched or in the queue: free, or taken and yet to be evicted
             "found",
             "found_nodes",
             "found_queued",
@@ -443,7 +443,8 @@ def _build(
         replica, engine = replicas[index], engines[int(index >= fleet.replicas)]
         replica.index, replica.engine = index, int(index >= fleet.replicas)
         replica.taking = 1
-        replica.pool = replica.free = replica.least_free = replica.untouched = engine.pool
+        replica.pool = replica.free = replica.least_free = engine.pool
+        replica.listed = replica.untouched = engine.pool
         replica.ratio = plain_kernel.SGLANG_RATIO
         replica.heap_room = 4 * engine.max_num_seqs + 16
         replica.steps_at, replica.crossing_at = steps, crossings
