@@ -49,9 +49,8 @@ SENT, TRANSFERRED = 0, 1  # kinds of events
 FIRST, LAST = 0, 1  # where in the queue a preempted request waits
 REFUSED = -2  # where a request goes that no empty replica could ever serve
 
-SATURATION, FINISH = 0, 1  # kinds of entries in a replica's heap of steps
-KIND_SHIFT = 32
-REQUEST_MASK = (1 << KIND_SHIFT) - 1
+FINISH = 1 << 32  # in a replica's heap of steps: an answer ends, not a window fills
+REQUEST_MASK = FINISH - 1
 
 # SGLang 0.5: what a running sequence is expected to produce still, as a share of what it may
 SGLANG_RATIO, SGLANG_LEAST_RATIO = 0.7, 0.098
@@ -357,11 +356,11 @@ def join(world: World, replica: Replica, engine: Engine, q: int) -> None:
             replica.window_kv_tokens += request.need
             world.crossing[replica.growing_at + place] += 1
             saturated = replica.step + engine.window_tokens - request.need
-            heap_push(world, replica, (saturated << STEP_SHIFT) | (SATURATION << KIND_SHIFT) | q)
+            heap_push(world, replica, (saturated << STEP_SHIFT) | q)
         else:
             request.growing = 0
             replica.window_kv_tokens += engine.window_tokens
-    heap_push(world, replica, (request.finish_step << STEP_SHIFT) | (FINISH << KIND_SHIFT) | q)
+    heap_push(world, replica, (request.finish_step << STEP_SHIFT) | FINISH | q)
 
 
 @compilable
@@ -717,7 +716,7 @@ def still_due(world: World, replica: Replica, entry: int) -> bool:
     if request.state != DECODING or request.replica != replica.index:
         return False
     step = entry >> STEP_SHIFT
-    if (entry >> KIND_SHIFT) & 1 == FINISH:
+    if entry & FINISH:
         return request.finish_step == step
     full = request.joined + world.engine[replica.engine].window_tokens - request.need
     return request.growing == 1 and full == step
@@ -738,7 +737,7 @@ def end_answers(world: World, replica: Replica, engine: Engine) -> None:
             continue
         q = entry & REQUEST_MASK
         request = world.request[q]
-        if (entry >> KIND_SHIFT) & 1 == SATURATION:
+        if not entry & FINISH:
             request.growing = 0
             replica.growing -= 1
             place = (request.joined - request.need) % engine.block_tokens
@@ -914,16 +913,18 @@ def route(world: World, q: int, first: int, end: int, router: int, now_s: float)
     """The replica among [first, end) that request `q` is sent to; -1 when none takes any."""
     clock = world.clock[0]
     if router == ROUND_ROBIN or router == RANDOM:
-        many = end - first
-        turn = clock.turn
+        left = end - first
+        turn = clock.turn % left
         if router == RANDOM:
-            turn = int(world.draws[clock.chance_at + turn % clock.chances] * many)
+            turn = int(world.draws[clock.chance_at + clock.turn % clock.chances] * left)
         clock.turn += 1
-        for step in range(many):  # one that takes no requests leaves its turn to the next
-            index = first + (turn + step) % many
-            if world.replica[index].taking:
-                return index
-        return NONE
+        index = first + turn
+        while left > 0 and not world.replica[index].taking:  # it leaves its turn to the next
+            left -= 1
+            index += 1
+            if index == end:
+                index = first
+        return index if left > 0 else NONE
     best = NONE
     least = FOREVER_S
     for index in range(first, end):
