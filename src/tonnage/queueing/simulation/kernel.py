@@ -511,7 +511,7 @@ def go_on(world: World, replica: Replica, engine: Engine, budget: int) -> int:
 BY_SEQS, BY_TOKENS, BY_KV = 1, 2, 3  # what keeps the head of the queue waiting
 
 
-@compilable  # called once, but large enough to be quicker by itself
+@compilable
 def admit_waiting(world: World, replica: Replica, engine: Engine, budget: int) -> None:
     """Admit from the head of the queue while the limits and a budget of tokens allow."""
     while replica.waiting > 0:
@@ -873,7 +873,7 @@ def leap(world: World, replica: Replica, engine: Engine, first_s: float, until_s
 # ── the fleet: who gets a request, and what happens when ───────────────────────────────────────
 
 
-@called_once
+@compilable
 def cost_of(world: World, replica: Replica, q: int, router: int, now_s: float) -> float:
     """What the router thinks of sending request `q` to a replica; the least is chosen.
 
@@ -908,7 +908,7 @@ def cost_of(world: World, replica: Replica, q: int, router: int, now_s: float) -
     return clock.overlap_weight * blocks + used
 
 
-@called_once
+@compilable
 def route(world: World, q: int, first: int, end: int, router: int, now_s: float) -> int:
     """The replica among [first, end) that request `q` is sent to; -1 when none takes any."""
     clock = world.clock[0]
@@ -937,7 +937,7 @@ def route(world: World, q: int, first: int, end: int, router: int, now_s: float)
     return best
 
 
-@called_once
+@compilable
 def choose(world: World, q: int, now_s: float) -> int:
     """The replica that request `q` is sent to; -1 when none takes any, -2 when it is refused."""
     clock = world.clock[0]
