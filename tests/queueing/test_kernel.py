@@ -250,6 +250,17 @@ FLEETS = {
         replace(PLAIN, outages=(Outage(replica=1, down_s=20, up_s=60),), retry=False),
         False,
     ),
+    "random outages": (
+        replace(PLAIN, router="random", outages=(Outage(replica=0, down_s=20, up_s=60),)),
+        False,
+    ),
+    "autoscaled in turn": (
+        replace(
+            PLAIN,
+            autoscaler=Autoscaler(least=1, outstanding=10, interval_s=5, startup_s=12),
+        ),
+        False,
+    ),
     "autoscaled": (
         replace(
             PLAIN,
@@ -369,6 +380,18 @@ def test_a_replica_that_stops_sends_its_requests_again_or_loses_them():
     assert again.records().last_token_s.mean() > whole.records().last_token_s.mean()
     down = (again.records().admitted_s > 20.1) & (again.records().last_token_s < 60)
     assert not (again.records().replica[down] == 0).any()
+
+
+@pytest.mark.parametrize(("router", "most_apart"), [("round-robin", 1), ("random", 100)])
+@pytest.mark.parametrize("stopped", [(0,), (1, 2), (4, 0)])
+def test_the_others_share_evenly_what_a_stopped_replica_would_get(router, most_apart, stopped):
+    outages = tuple(Outage(replica=r, down_s=0.0, up_s=float("inf")) for r in stopped)
+    run = Simulation(replace(PLAIN, replicas=5, router=router, outages=outages), offered(1500))
+    run.step(1e300)
+    shares = np.bincount(run.records().replica, minlength=5)
+    serving = np.delete(shares, stopped)
+    assert shares.sum() == 1500
+    assert np.ptp(serving) <= most_apart  # of 375 to 500 drawn for each: five sigma
 
 
 def test_a_fleet_that_is_gone_keeps_its_requests_unfinished():

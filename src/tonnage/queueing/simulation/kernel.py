@@ -911,20 +911,8 @@ def cost_of(world: World, replica: Replica, q: int, router: int, now_s: float) -
 @compilable
 def route(world: World, q: int, first: int, end: int, router: int, now_s: float) -> int:
     """The replica among [first, end) that request `q` is sent to; -1 when none takes any."""
-    clock = world.clock[0]
     if router == ROUND_ROBIN or router == RANDOM:
-        left = end - first
-        turn = clock.turn % left
-        if router == RANDOM:
-            turn = int(world.draws[clock.chance_at + clock.turn % clock.chances] * left)
-        clock.turn += 1
-        index = first + turn
-        while left > 0 and not world.replica[index].taking:  # it leaves its turn to the next
-            left -= 1
-            index += 1
-            if index == end:
-                index = first
-        return index if left > 0 else NONE
+        return route_blindly(world, first, end, router)
     best = NONE
     least = FOREVER_S
     for index in range(first, end):
@@ -935,6 +923,37 @@ def route(world: World, q: int, first: int, end: int, router: int, now_s: float)
                 best = index
                 least = cost
     return best
+
+
+@called_once
+def route_blindly(world: World, first: int, end: int, router: int) -> int:
+    """The replica whose turn it is, or any, of those that take requests; -1 when none does.
+
+    What is left of a draw that fell on one that takes none chooses evenly among the others.
+    """
+    clock = world.clock[0]
+    many = end - first
+    place = clock.turn % many
+    beyond = 0.0
+    if router == RANDOM:
+        drawn = world.draws[clock.chance_at + clock.turn % clock.chances] * many
+        place = int(drawn)
+        beyond = drawn - place
+    clock.turn += 1
+    if world.replica[first + place].taking:
+        return first + place
+    taking = 0
+    for index in range(first, end):
+        taking += world.replica[index].taking
+    if taking == 0:
+        return NONE
+    passed = int(beyond * taking)
+    while passed >= 0:
+        place = (place + 1) % many
+        passed -= world.replica[first + place].taking
+    if router == ROUND_ROBIN:
+        clock.turn = place + 1
+    return first + place
 
 
 @compilable
