@@ -214,6 +214,7 @@ def simulate(
         counted=scene.counted,
         network_s=question.workload.network_s,
         recorded=scene.recorded,
+        cyclic=scene.cyclic,
     )
     replications = tuple(
         Replication(seed=each.seed, simulated=run, summary=told_of((run,)))

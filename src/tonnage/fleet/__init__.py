@@ -445,7 +445,8 @@ class Scene:
 
     `counted` is the range of request numbers that the steady window holds; those before warm the
     fleet up, those after keep it loaded until the last counted one is done. `recorded` requests
-    stand for themselves, drawn ones for others like them.
+    stand for themselves, drawn ones for others like them. When `cyclic` those that count are of
+    whole periods of the load.
     """
 
     name: str
@@ -461,6 +462,7 @@ class Scene:
     inputs: tuple[StatedInput, ...]
     notes: tuple[str, ...] = ()
     recorded: bool = False
+    cyclic: bool = False
 
     @property
     def gpus(self) -> int:

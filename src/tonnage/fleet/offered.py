@@ -19,7 +19,7 @@ from tonnage.traffic.draws import draw_closed_loop_benchmark, draw_requests
 from tonnage.traffic.profiles import load_profile
 from tonnage.traffic.scaling import scale_trace
 from tonnage.traffic.traces import load_trace_requests
-from tonnage.units import format_number, format_time
+from tonnage.units import format_fraction, format_number, format_time
 from tonnage.workload import Batch, ClosedLoad, OpenLoad
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ WARM_UP_STAYS = 3  # mean stays of a request, by which an empty start is forgott
 WIND_DOWN_STAYS = 2  # mean stays of a request, in which nearly all that are under way end
 BENCHMARK_REQUESTS_PER_CLIENT = 10  # public "InferenceX" runs
 LARGEST_BATCH = 1_000_000  # requests of a batch that are simulated: its rate is steady long before
-MOST_REQUESTS = 20_000_000  # some 4 GB of memory
+MOST_REQUESTS = 20_000_000  # of all seeds, some 5 GB of memory: 240 bytes each
 MOST_REQUESTS_OF_A_PERIOD = 3_000_000  # some seconds compiled, half a minute uncompiled
 _LITTLE_ROUNDS = 50  # by then the calls in flight have settled, or grown to all that may run
 
@@ -46,7 +46,8 @@ _TOLD = Evidence.DATASHEET
 class OfferedLoad:
     """Requests, who sends them, which count, and what is said of them.
 
-    `recorded` ones stand for themselves, drawn ones for others like them.
+    `recorded` ones stand for themselves, drawn ones for others like them. When `cyclic` those that
+    count are of whole periods of the load.
     """
 
     requests: Requests
@@ -56,6 +57,7 @@ class OfferedLoad:
     evidence: Evidence
     notes: tuple[str, ...] = ()
     recorded: bool = False
+    cyclic: bool = False
 
 
 def offered_load(
@@ -85,8 +87,8 @@ def offered_load(
         )
     if not isinstance(load, ClosedLoad) and (options.benchmark or options.together):
         raise UsageError(
-            f"{'benchmark' if options.benchmark else 'together'} is for clients that wait for "
-            "their answers.",
+            f"{'--benchmark' if options.benchmark else '--burst-start'} is for clients that wait "
+            "for their answers; this load has none.",
             hint="State concurrency or clients.",
         )
     if not isinstance(load, OpenLoad) and options.profile is not None:
@@ -133,6 +135,7 @@ class _Stay:
 
     def drawn(self, count: int, options: SimulationOptions, **arriving: Any) -> Traffic:  # noqa: ANN401 — arrivals, profile
         """So many calls, as long as the study says."""
+        refuse_too_many(count)
         (model,) = self.question.models.values()
         return draw_requests(
             self.calls,
@@ -162,9 +165,10 @@ class _Stay:
 
     def running(self, calls_per_s: float) -> float:
         """Calls in flight at once on all replicas: Little's law, from an empty fleet up."""
-        running = 1.0
+        running = 0.0
         for _ in range(_LITTLE_ROUNDS):
-            more = min(calls_per_s / self.replicas * self.seconds(running), self.largest)
+            stay_s = self.seconds(max(running, 1.0))
+            more = min(calls_per_s / self.replicas * stay_s, self.largest)
             if more <= running:
                 break
             running = more
@@ -174,6 +178,22 @@ class _Stay:
     def largest(self) -> float:
         """Calls that one replica runs at once at most."""
         return float(self.engine.max_num_seqs)
+
+
+def refuse_too_many(requests: int, *, seeds: int = 1) -> None:
+    """Raise UsageError for more requests than a machine's memory holds; each of so many seeds."""
+    if requests * seeds <= MOST_REQUESTS:
+        return
+    if seeds == 1:
+        raise UsageError(
+            f"{requests:,} requests would be sent in all, and {MOST_REQUESTS:,} are the most.",
+            hint="Simulate fewer requests, or a load of fewer that are under way at once.",
+        )
+    raise UsageError(
+        f"{seeds:,} seeds of {requests:,} requests, those around the counted ones included, are "
+        f"{requests * seeds:,}, and {MOST_REQUESTS:,} are the most.",
+        hint=f"Simulate {MOST_REQUESTS // requests:,} seeds, or fewer requests of each.",
+    )
 
 
 def _around(counted: int, in_flight: float) -> tuple[int, int]:
@@ -203,6 +223,7 @@ def _open(
     calls_per_s = rate * stay.calls_per_request
     profile = load_profile(options.profile) if options.profile is not None else None
     counted = options.requests or COUNTED_REQUESTS
+    bent, cyclic = "", False
     if profile is not None:
         of_a_period = math.ceil(calls_per_s * profile.period_s)
         counted = options.requests or max(of_a_period, 1)
@@ -211,9 +232,10 @@ def _open(
                 f"one period of the profile brings {of_a_period:,} requests.",
                 hint="State how many to simulate, a lower rate factor, or a shorter profile.",
             )
+        cyclic = counted % of_a_period == 0
+        bent = " through the profile's day"
         if counted < of_a_period:
-            share = counted / of_a_period
-            notes.append(f"the requests cover {share:.0%} of the profile's period, from its start")
+            bent = f": the first {format_fraction(counted / of_a_period)} of the profile's period"
     before, after = _around(counted, stay.running(calls_per_s))
     arrivals = Arrivals(kind=options.arrivals, rate_per_s=calls_per_s, cv=options.cv)
     drawn = stay.drawn(before + counted + after, options, arrivals=arrivals, profile=profile)
@@ -226,12 +248,12 @@ def _open(
         "constant": "evenly spaced arrivals",
         "gamma": f"gamma arrivals of CV {format_number(options.cv)}",
     }[options.arrivals]
-    bent = " through the profile's day" if profile is not None else ""
     return OfferedLoad(
         requests=drawn.requests,
         clients=None,
         counted=(before, before + counted),
         said=f"{format_number(rate)} requests/s {which}, {process}{bent}",
+        cyclic=cyclic,
         evidence=Evidence.ASSUMED if options.arrivals == "poisson" else _TOLD,
         notes=(*notes, *drawn.notes),
     )
@@ -278,6 +300,7 @@ def _benchmark(stay: _Stay, options: SimulationOptions, load: ClosedLoad) -> Off
     each = BENCHMARK_REQUESTS_PER_CLIENT
     if options.requests is not None:
         each = math.ceil(options.requests / load.clients)
+    refuse_too_many(load.clients * each)
     requests = draw_closed_loop_benchmark(
         load.clients,
         prompt_tokens=round(mix.prompt.mean_tokens),

@@ -114,6 +114,7 @@ def _scene(
         clients=traffic.clients,
         counted=traffic.counted,
         recorded=traffic.recorded,
+        cyclic=traffic.cyclic,
         promises=promises,
         seed=options.seed,
         inputs=(*_that_count(question, options), *_inputs(chosen, engine, traffic, options)),

@@ -64,6 +64,8 @@ STRETCHES = 100  # parts of the window whose means must not be alike
 MOST_ALIKE = 0.5  # correlation of neighbouring stretches beyond which batches are alike too
 LEAST_INDEPENDENT = 2  # requests; one alone decides nothing
 LEAST_FOR_STABILITY = 20  # requests
+# waiting more at the end of a period than at its beginning: beyond what a stable queue scatters by
+LEAST_LEFT, LEAST_LEFT_SHARE = 100, 0.01
 _ROUNDING = 1e-9  # relative; a metric that varies less than this does not vary
 
 
@@ -74,16 +76,23 @@ def summarise(
     counted: tuple[int, int],
     network_s: float = 0.0,
     recorded: bool = False,
+    cyclic: bool = False,
 ) -> Summary:
     """What is told of a run, from its requests number `counted[0]` up to before `counted[1]`.
 
     The requests stand for others like them, unless `recorded`: then they are what is asked about,
-    and chance has no part in it. `network_s` is added to TTFT and E2E. Latencies are those of
-    finished requests; a promise is held against all that are counted, those without an answer being
-    infinitely late.
+    and chance has no part in it. They are of whole periods of the load when `cyclic`: the queue may
+    grow within a period, and not from one to the next. `network_s` is added to TTFT and E2E.
+    Latencies are those of finished requests; a promise is held against all that are counted, those
+    without an answer being infinitely late.
     """
     return summarise_together(
-        (simulated,), promises, counted=counted, network_s=network_s, recorded=recorded
+        (simulated,),
+        promises,
+        counted=counted,
+        network_s=network_s,
+        recorded=recorded,
+        cyclic=cyclic,
     )
 
 
@@ -94,6 +103,7 @@ def summarise_together(
     counted: tuple[int, int],
     network_s: float = 0.0,
     recorded: bool = False,
+    cyclic: bool = False,
 ) -> Summary:
     """What is told of equal runs of different seeds as of one: `counted` requests of each.
 
@@ -103,7 +113,7 @@ def summarise_together(
     windows = [_window(run, counted) for run in runs]
     metrics = _metrics(windows, network_s, recorded=recorded)
     distributions = {name: _distribution(metric) for name, metric in metrics.items()}
-    stability = _stability(windows, [run.timeline for run in runs])
+    stability = _stability(windows, [run.timeline for run in runs], cyclic=cyclic)
     kept = [[felt_s <= p.limit_s for felt_s in metrics[p.metric].felt_s] for p in promises]
     goodput_share = None
     requests = sum(map(len, windows))
@@ -481,14 +491,17 @@ def _share_interval(share: float, count: float) -> tuple[float, float]:
 # ── the run as a whole ──────────────────────────────────────────────────────────────────────────
 
 
-def _stability(windows: Sequence[Records], timelines: Sequence[Timeline]) -> Stability:
+def _stability(
+    windows: Sequence[Records], timelines: Sequence[Timeline], *, cyclic: bool
+) -> Stability:
     """Whether the queue grows throughout the window, by a t test of its growth in ten parts.
 
     Of those that run already there may be more and more until the fleet has warmed up, so only the
     waiting are counted. Growth in a few parts only (an outage, a rush hour, replicas that are still
     starting) widens the test along with the mean: what grows for less than about half of the window
     is no trend. The growth told is the median part's. A closed loop has no more waiting than
-    clients. Of several runs the parts of all are tested together.
+    clients. Of several runs the parts of all are tested together. Of whole periods of a load
+    (`cyclic`) the parts are not alike, and what is left waiting at the end tells.
 
     On M/M/1 (1,000 runs each) it calls none of 2,000 requests or more unstable up to 95 % load, and
     7 of 1,000 runs of 100 requests at 90 %. At 120 % it finds 98 % of the runs of 2,000; at 105 %
@@ -504,18 +517,24 @@ def _stability(windows: Sequence[Records], timelines: Sequence[Timeline]) -> Sta
         grown = np.diff(_waiting(window, timeline, ends_s))
         parts.append(grown)
         rates_per_s.append(grown * BATCHES / (last_s - first_s))
-    every = np.concatenate(parts)
-    t = student_t(len(every) - 1, GROWTH_CONFIDENCE)
-    chance = t * float(every.std(ddof=1)) / math.sqrt(len(every))
-    growth = float(np.median(np.concatenate(rates_per_s)))
-    if every.mean() <= chance or growth <= 0:
+    every, rates = np.concatenate(parts), np.concatenate(rates_per_s)
+    if cyclic:
+        left, growth = float(every.sum()), float(rates.mean())
+        stable = left <= len(windows) * max(LEAST_LEFT, LEAST_LEFT_SHARE * len(windows[0]))
+    else:
+        t = student_t(len(every) - 1, GROWTH_CONFIDENCE)
+        growth = float(np.median(rates))
+        chance = t * float(every.std(ddof=1)) / math.sqrt(len(every))
+        stable = every.mean() <= chance or growth <= 0
+    if stable:
         told = "The queue does not grow by more than chance: the fleet keeps up."
         return Stability(stable=True, growth_requests_per_s=0.0, explanation=told)
+    through = ", from one period of the profile to the next," if cyclic else ""
     return Stability(
         stable=False,
         growth_requests_per_s=growth,
-        explanation=f"The backlog grows by {format_number(growth)} requests/s: add replicas or"
-        " lower the load. Latencies grow for as long as the load lasts.",
+        explanation=f"The backlog grows{through} by {format_number(growth)} requests/s: add"
+        " replicas or lower the load. Latencies grow for as long as the load lasts.",
     )
 
 
