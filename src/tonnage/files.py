@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 
 from tonnage.errors import InputError, UsageError
@@ -63,6 +65,33 @@ def refuse_unwritable(path: Path | None) -> None:
     parent = path.parent
     if not parent.is_dir():
         raise UsageError(f"there is no directory {parent} to write {path.name} in.")
+
+
+def refuse_overwriting(
+    written: Mapping[str, Path | None], read: Iterable[tuple[str, Path]] = ()
+) -> None:
+    """Find out before the work that a file would replace another that is written, or one read.
+
+    Each with what it was asked by ("-o"). Two names of one file are the same.
+    """
+    places = [(asked, path) for asked, path in written.items() if path is not None]
+    for (first, path), (second, other) in combinations(places, 2):
+        if _same_file(path, other):
+            raise UsageError(f"{first} and {second} would write the same file, {other}.")
+    for asked, path in places:
+        for source, other in read:
+            if _same_file(path, other):
+                raise UsageError(
+                    f"{asked} would replace {path}, which is read as {source}.",
+                    hint="Write to another file.",
+                )
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.resolve() == other.resolve() or (other.is_file() and one.samefile(other))
+    except (OSError, ValueError, RuntimeError):  # not there, no name at all, links in a circle
+        return False
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -32,6 +32,7 @@ from tonnage.catalog.loader import Catalog, user_catalog_paths
 from tonnage.errors import InputError, InputErrors, TonnageError, UsageError
 from tonnage.evidence import Evidence
 from tonnage.fleet import (
+    BatchDone,
     Candidate,
     Capacity,
     Plan,
@@ -56,6 +57,7 @@ from tonnage.units import format_fraction, format_number, format_time
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    from tonnage.queueing.simulation import Simulated
     from tonnage.queueing.simulation.simulate import Progress
 
 HALF, HALF_MORE = 0.5, 1.5  # what every assumed figure is tried at
@@ -185,6 +187,7 @@ def simulate(
     on each other, are spread over `executor`; the answer is the same. `progress` is told how far it
     is. Raises TonnageError for what cannot be asked or does not fit.
     """
+    from tonnage.fleet.batches import batch_done, batch_of  # noqa: PLC0415 — sizing does without
     from tonnage.fleet.simulated import replicated, scene_of  # noqa: PLC0415 — sizing does without
     from tonnage.queueing.simulation.shards import Run, simulate_all  # noqa: PLC0415 — as above
     from tonnage.queueing.simulation.statistics import summarise_together  # noqa: PLC0415 — as above
@@ -216,14 +219,20 @@ def simulate(
         recorded=scene.recorded,
         cyclic=scene.cyclic,
     )
+    batch = batch_of(question, options)
+
+    def done(*runs: Simulated) -> BatchDone | None:
+        return batch_done(runs, batch) if batch is not None else None
+
     replications = tuple(
-        Replication(seed=each.seed, simulated=run, summary=told_of((run,)))
+        Replication(seed=each.seed, simulated=run, summary=told_of((run,)), done=done(run))
         for each, run in zip(scenes, runs, strict=True)
     )
     return SimulationAnswer(
         scene=scenes[0],
         simulated=runs[0],
         summary=told_of(runs),
+        done=done(*runs),
         replications=replications if options.seeds > 1 else (),
     )
 

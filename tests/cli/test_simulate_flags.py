@@ -198,7 +198,7 @@ def test_any_text_is_an_event_or_a_usage_error(text):
         (json.dumps(STEP | {"base_s": 1e400}), "step.json: is not JSON: Infinity"),
         (json.dumps(STEP).replace("0.009", "1e999"), "step.json: base_s must be a time"),
         (json.dumps(STEP | {"base_s": "9 ms"}), "step.json: base_s must be a time in seconds"),
-        (json.dumps({"base_s": 1}), "step.json: per_prefill_token_s must be a time"),
+        (json.dumps({"base_s": 1}), "step.json: per_prefill_token_s is missing."),
         (json.dumps(dict.fromkeys(STEP, 0)), "step.json: has 0 for every time."),
     ],
 )

@@ -256,6 +256,11 @@ def test_a_batch_goes_on_at_the_rate_that_was_simulated():
     assert part.finish_s.value == pytest.approx(whole.finish_s.value, rel=0.05)
 
 
+def test_a_batch_of_which_too_little_is_simulated_is_unresolved():
+    told = asked(Batch(requests=20_000, deadline_s=600), ())
+    assert trial_of(told, 2, requests=20).verdict == "unresolved"
+
+
 def test_of_a_large_fleet_a_part_is_simulated_and_fares_alike():
     replicas = PART_REPLICAS + 8
     part = trial_of(asked(rate(12.0 * replicas)), replicas)

@@ -330,7 +330,8 @@ def test_a_profile_is_run_through_once_at_the_mean_rate(tmp_path):
     assert by_day == pytest.approx(0.75, abs=0.03)
     assert "profile makes the peak" in said(ready)
     part = scene(low, profile=path, requests=500)
-    assert "29% of the profile's period" in said(part)
+    assert "the first 28.9 % of the profile's period" in part.load
+    assert (ready.cyclic, part.cyclic) == (True, False)
     with pytest.raises(UsageError, match="one period of the profile brings"):
         scene(asked(rate(500.0)), profile=path)
 

@@ -197,8 +197,9 @@ def test_every_figure_is_what_plain_sorting_gives(
         )
         for attainment in summary.attainments:
             if attainment.promise is promise:
-                assert attainment.share.value == pytest.approx(len(kept) / len(rows))
-                needed = [0.0 if math.isnan(value) else value for value in felt.values()]
+                needed = [value for value in felt.values() if not math.isnan(value)]
+                in_time = sum(value <= promise.limit_s for value in needed)
+                assert attainment.share.value == pytest.approx(in_time / len(needed))
                 reached = percentile_by_hand(needed, percentile)
                 if math.isinf(reached):
                     assert attainment.reached is None
@@ -206,9 +207,12 @@ def test_every_figure_is_what_plain_sorting_gives(
                     assert attainment.reached is not None
                     assert attainment.reached.value == pytest.approx(reached)
                 if attainment.verdict == "kept":
-                    assert len(kept) >= len(rows) * percentile / 100
+                    assert in_time >= len(needed) * percentile / 100
                 if attainment.verdict == "missed":
-                    assert len(kept) < len(rows) * percentile / 100
+                    assert in_time < len(needed) * percentile / 100
+        judged = any(not math.isnan(value) for value in felt.values())
+        assert (promise in [each.promise for each in summary.attainments]) == judged
+        assert (promise in summary.unjudged) == (not judged and bool(rows))
     if rows:
         assert summary.goodput_share is not None
         assert summary.goodput_share.value == pytest.approx(len(all_kept) / len(rows))
@@ -328,12 +332,50 @@ def test_too_many_rejected_miss_a_promise_that_every_answer_keeps() -> None:
     assert verdict(simulated, e2e_within(2.0, 50.0)) == "kept"
 
 
-def test_one_token_has_no_rate_and_keeps_every_promise_of_one() -> None:
-    tpot = Promise(metric="tpot", percentile=95.0, limit_s=1e-6)
-    summary = summarise(same_answers(60, tokens=1), [tpot], counted=(0, 60))
-    assert summary.tpot is None
-    assert summary.attainments[0].share.value == 1.0
-    assert summary.attainments[0].verdict == "kept"
+TPOT = Promise(metric="tpot", percentile=95.0, limit_s=0.2)
+
+
+def test_a_promise_on_what_no_answer_has_is_not_judged() -> None:
+    alone = summarise(same_answers(60, tokens=1), [TPOT], counted=(0, 60))
+    assert alone.tpot is None
+    assert (alone.attainments, alone.unjudged, alone.goodput_share) == ((), (TPOT,), None)
+    ttft = Promise(metric="ttft", percentile=95.0, limit_s=2.0)
+    beside = summarise(same_answers(60, tokens=1), [TPOT, ttft], counted=(0, 60))
+    assert [each.verdict for each in beside.attainments] == ["kept"]
+    assert beside.goodput_share is not None
+    assert beside.goodput_share.value == 1.0
+
+
+def test_answers_of_one_token_do_not_hide_slow_ones() -> None:
+    arrival_s = every_second(4_000)
+    tokens = np.where(np.arange(4_000) % 50 == 0, 3, 1)  # one in fifty has a time per token
+    records = records_of(arrival_s, arrival_s + 1, arrival_s + tokens, tokens)
+    summary = summarise(run_of(records), [TPOT], counted=(0, 4_000))
+    (attainment,) = summary.attainments
+    assert attainment.reached is not None
+    assert attainment.reached.value == pytest.approx(1.0)
+    assert (attainment.share.value, attainment.verdict) == (0.0, "missed")
+    assert summary.goodput_share is not None
+    assert summary.goodput_share.value == pytest.approx(0.98)  # all that have none keep the others
+
+
+def test_a_few_requests_amid_others_have_no_rate() -> None:
+    few = summarise(same_answers(100), [e2e_within(2.0)], counted=(10, 12))
+    assert few.requests_per_s is few.output_tokens_per_s is few.goodput_requests_per_s is None
+    assert few.offered_requests_per_s is None
+    assert few.goodput_share is not None
+    whole = summarise(same_answers(2), [], counted=(0, 2))  # two requests, and nothing else
+    assert whole.requests_per_s == pytest.approx(1.0)
+    one = summarise(same_answers(1), [], counted=(0, 1))
+    assert (one.offered_requests_per_s, one.requests_per_s) == (None, 1.0)
+
+
+def test_each_fate_is_told_in_the_right_number() -> None:
+    records = same_answers(60).records
+    for number, said in ((1, "1 request was unfinished"), (2, "2 requests were unfinished")):
+        status = np.where(np.arange(60) < number, UNFINISHED, FINISHED)
+        summary = summarise(run_of(replace(records, status=status)), [], counted=(0, 60))
+        assert any(note.startswith(said) for note in summary.notes)
 
 
 def test_what_does_not_vary_has_an_interval_of_no_width() -> None:
@@ -357,7 +399,6 @@ def test_rates_shares_and_counts() -> None:
     assert summary.limits_hit == pytest.approx(
         {"max_num_seqs": 5 / 40, "max_num_batched_tokens": 0.0, "kv": 2 / 40}
     )
-    assert "100 requests before the window and 99 after it" in summary.notes[0]
 
 
 def test_requests_that_come_at_once_are_counted_until_the_last_answer() -> None:

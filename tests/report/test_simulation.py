@@ -18,7 +18,7 @@ from tests.report.simulated import (
     simulation,
     some_rejected,
 )
-from tonnage.fleet import Replication
+from tonnage.fleet import BatchDone, Replication
 from tonnage.queueing.simulation import (
     Autoscaler,
     Clients,
@@ -31,6 +31,7 @@ from tonnage.report.json import render_json
 from tonnage.report.markdown import render_markdown
 from tonnage.report.simulation import refusal_of, report_simulation
 from tonnage.report.text import render_text
+from tonnage.workload import Batch
 
 OVERLOADED = Stability(
     stable=False, growth_requests_per_s=0.83, explanation="The backlog grows by 0.83 requests/s."
@@ -48,9 +49,27 @@ def data(answer):
     return checked(json.loads(text, parse_constant=pytest.fail), "simulation")
 
 
+def shown(answer, **options):
+    """The text of the report, without blanks at the ends of lines."""
+    text = render_text(report_simulation(answer), width=160, **options)
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
 def words(answer, **options):
-    """The text of the report, however its lines are broken."""
-    return " ".join(render_text(report_simulation(answer), width=160, **options).split())
+    """The same, however its lines are broken."""
+    return " ".join(shown(answer, **options).split())
+
+
+def batch(verdict, finish, *, steady=True, **changes):
+    """The answer of a batch that is promised within 8 hours."""
+    done = BatchDone(
+        batch=Batch(requests=REQUESTS, deadline_s=8 * 3600),
+        finish=finish,
+        steady=steady,
+        verdict=verdict,
+    )
+    alone = {"attainments": (), "goodput_share": None, "goodput_requests_per_s": None}
+    return replace(simulation(**alone | changes), done=done)
 
 
 EVERY_KIND = {
@@ -63,6 +82,32 @@ EVERY_KIND = {
     ),
     "unresolved": simulation(attainments=(attainment(PROMISES[0], "unresolved", 1.48),)),
     "nothing promised": simulation(attainments=(), goodput_share=None, goodput_requests_per_s=None),
+    "batch in time": batch("kept", around(7 * 3600.0)),
+    "batch too late": batch("missed", around(13 * 3600.0)),
+    "batch open": batch("unresolved", around(8 * 3600.0)),
+    "batch hardly begun": batch("unresolved", Estimate(value=3600.0), steady=False),
+    "batch never done": batch("missed", Estimate(value=math.inf)),
+    "batch with losses": batch("missed", around(7 * 3600.0)),
+    "batch and a promise": batch(
+        "kept", around(7 * 3600.0), attainments=(attainment(PROMISES[0], "missed", 2.1),)
+    ),
+    "not judged": simulation(
+        tpot=None, attainments=(attainment(PROMISES[0], "kept", 0.71),), unjudged=(PROMISES[1],)
+    ),
+    "nothing judged": simulation(
+        tpot=None,
+        attainments=(),
+        unjudged=(PROMISES[1],),
+        goodput_share=None,
+        goodput_requests_per_s=None,
+    ),
+    "no rates": simulation(
+        offered_requests_per_s=None,
+        requests_per_s=None,
+        output_tokens_per_s=None,
+        goodput_requests_per_s=None,
+    ),
+    "one of each fate": simulation(rejected=1, lost=1, unfinished=1),
     "overloaded": simulation(stability=OVERLOADED),
     "rejected": some_rejected(simulation(), 10),
     "never reached": simulation(
@@ -154,10 +199,29 @@ def test_the_same_answer_is_the_same_bytes():
         ("unresolved", "tonnage simulate --requests 6800"),
         ("overloaded", "Beyond capacity 0.83 requests/s more arrive than are answered"),
         ("nothing promised", "Simulated 3.98 requests/s answered TTFT mean 342 ms"),
+        ("batch in time", "Kept every promise done in 7 h (6.65–7.35 h) of 8 h"),
+        ("batch in time", "2,000 requests done ≤ 8 h 7 h – kept"),
+        ("batch too late", "Missed 2,000 requests done ≤ 8 h done in 13 h (12.3–13.7 h) of 8 h"),
+        ("batch open", "simulate more requests (--requests), or add a replica"),
+        ("batch hardly begun", "Too little of the batch is simulated to tell the rate"),
+        ("batch never done", "Missed 2,000 requests done ≤ 8 h never done"),
+        ("batch with losses", "Some of its requests were never answered"),
+        ("batch and a promise", "Missed TTFT p95 ≤ 1.5 s reached 2.1 s (1.99–2.21 s)"),
+        ("batch and a promise", "2,000 requests done ≤ 8 h 7 h – kept"),
+        ("not judged", "Kept every promise that can be judged TTFT p95 710 ms"),
+        ("not judged", "TPOT p95 ≤ 50 ms is not judged: no request that counts has a time per"),
+        ("not judged", "TPOT p95 ≤ 50 ms – – not judged"),
+        ("nothing judged", "Simulated 3.98 requests/s answered"),
+        ("no rates", "answered –"),
+        ("no rates", "Too few requests count to tell a rate."),
+        ("no rates", "90 % of the requests kept every promise at once."),
+        ("one of each fate", "1 request of 2,000 was rejected"),
+        ("one of each fate", "1 request was never answered"),
+        ("one of each fate", "1 request was lost"),
         ("never reached", "Missed TTFT p95 ≤ 1.5 s not reached: too many requests had no answer"),
         ("rejected", "200 requests of 2,000 were rejected"),
         ("deserted", "7 requests were never answered"),
-        ("deserted", "3 requests were lost with the replica they were on"),
+        ("deserted", "3 requests were lost with a replica that stopped"),
         ("apart", "1 × TP2 fp8 for prompts and 1 for answers on H200-SXM (4 GPUs)"),
         ("outages", "replica 0 stops at 60 s, until 120 s; what it held is lost"),
         ("outages", "replica 1 stops at 90 s, for good"),
@@ -177,6 +241,11 @@ def test_what_is_said(kind, said):
         ("missed", "missed"),
         ("unresolved", "unresolved"),
         ("nothing promised", None),
+        ("batch too late", "missed"),
+        ("batch in time", "kept"),
+        ("batch and a promise", "missed"),
+        ("not judged", "kept"),
+        ("nothing judged", None),
     ],
 )
 def test_the_verdict_is_the_worst_of_all_promises(kind, verdict):
@@ -209,6 +278,42 @@ def test_what_was_not_measured_is_null_and_said():
     assert found["ttft_s"]["p95"] is None
     assert found["ttft_s"]["count"] == 0
     assert set(found["explanations"]) == {"ttft_s", "tpot_s", "e2e_s"}
+
+
+def test_what_cannot_be_judged_is_null_and_said():
+    found = data(EVERY_KIND["not judged"])
+    assert found["slo"] == {"ttft_p95": 0.93, "tpot_p95": None}
+    kept, unjudged = found["promises"]
+    assert kept["verdict"] == "kept"
+    assert unjudged["promise"] == "tpot_p95"
+    assert unjudged["reached_s"] is unjudged["attainment"] is unjudged["verdict"] is None
+    assert "is not judged" in found["explanations"]["slo.tpot_p95"]
+    nothing = data(EVERY_KIND["nothing judged"])
+    assert nothing["goodput"]["share"] is None
+    assert nothing["explanations"]["goodput"] == "nothing that is promised can be judged"
+
+
+def test_a_rate_of_too_few_requests_is_null_and_said():
+    found = data(EVERY_KIND["no rates"])
+    assert set(found["throughput"].values()) == {None}
+    assert found["goodput"]["requests_per_s"] is None
+    assert "too few requests" in found["explanations"]["throughput"]
+
+
+def test_a_batch_is_told_with_its_deadline():
+    assert data(simulation())["batch"] is None
+    found = data(EVERY_KIND["batch in time"])["batch"]
+    assert found == {
+        "requests": REQUESTS,
+        "deadline_s": 28_800,
+        "finish_s": 25_200,
+        "finish_interval_90": [0.95 * 25_200, 1.05 * 25_200],
+        "verdict": "kept",
+    }
+    assert data(EVERY_KIND["batch never done"])["batch"]["finish_s"] is None
+    said = words(EVERY_KIND["batch in time"])
+    assert "arriving" not in said
+    assert "Nothing is promised" not in said
 
 
 def test_the_timeline_is_of_the_whole_fleet():
@@ -255,6 +360,18 @@ def test_an_interval_over_two_units_names_both():
         attainments=(replace(attainment(PROMISES[0], "kept", 0.2), reached=around(1.0)),)
     )
     assert "TTFT p95 1 s (950 ms–1.05 s) of 1.5 s" in words(answer)
+    assert re.search(r"TTFT p95 ≤ 1\.5 s +1 s .*\n +950 ms–1\.05 s\b", shown(answer))
+
+
+def test_an_interval_of_one_unit_leaves_it_to_the_figure_above():
+    answer = simulation(attainments=(attainment(PROMISES[0], "kept", 0.71),))
+    assert re.search(r"TTFT p95 ≤ 1\.5 s +710 ms .*\n +674–745  ", shown(answer))
+
+
+def test_an_interval_in_another_unit_than_its_figure_names_it():
+    wide = Estimate(value=0.999, low=1.0, high=1.4)
+    answer = simulation(attainments=(replace(attainment(PROMISES[0], "kept", 0.2), reached=wide),))
+    assert re.search(r"TTFT p95 ≤ 1\.5 s +999 ms .*\n +1–1\.4 s\b", shown(answer))
 
 
 # ── several seeds ───────────────────────────────────────────────────────────────────────────────
@@ -282,6 +399,16 @@ def test_several_seeds_are_shown_one_by_one(number, how):
     assert f"counted, {number} seeds, the first 0" in said
     heads = "seed TTFT p95 TPOT p95 requests/s answered "
     assert seeds_shown(several(number)).startswith(f"{heads}100 710 ms 37 ms 3.98 101 ")
+
+
+def test_several_nights_are_compared_by_when_they_were_done():
+    answer = EVERY_KIND["batch in time"]
+    night = Replication(
+        seed=1, simulated=answer.simulated, summary=answer.summary, done=answer.done
+    )
+    three = replace(answer, replications=(night,) * 3)
+    assert seeds_shown(three).startswith("seed done in requests/s answered 1 7 h 3.98 ")
+    assert [each["finish_s"] for each in data(three)["replications"]] == [25_200] * 3
 
 
 def test_many_seeds_are_shown_by_their_spread():

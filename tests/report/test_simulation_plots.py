@@ -65,6 +65,20 @@ def test_the_curve_passes_the_promise_where_the_statistics_say(tmp_path, drawn):
     assert (corner.get_xdata()[0], corner.get_ydata()[0]) == (1.5, 95.0)
 
 
+def test_an_axis_that_is_logarithmic_says_so(tmp_path, drawn):
+    write_simulation_plots(simulation(), tmp_path / "p.svg")
+    for name in ("TTFT", "TPOT", "E2E"):
+        axes = panels(drawn[0])[name]
+        assert axes.get_xlabel().endswith("(log)") == (axes.get_xscale() == "log")
+    assert panels(drawn[0])["E2E"].get_xscale() == "log"
+
+
+def test_every_picture_of_a_folder_names_the_study_and_the_fleet(tmp_path, drawn):
+    write_simulation_plots(simulation(), tmp_path / "plots")
+    titles = {figure.get_suptitle() for figure in drawn}
+    assert titles == {"Support chatbot · 2 × TP2 fp8 on H200-SXM (4 GPUs)"}
+
+
 def test_requests_without_an_answer_keep_the_curve_from_the_top(tmp_path, drawn):
     write_simulation_plots(some_rejected(simulation(), 4), tmp_path / "p.svg")
     curve = panels(drawn[0])["TTFT"].lines[0]

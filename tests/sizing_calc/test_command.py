@@ -129,7 +129,7 @@ def test_measuring_needs_a_config(tmp_path):
 def test_sizing_imports_neither_matplotlib_nor_the_planner(documented):
     code = (
         "import sys; sys.argv = ['tonnage', *sys.argv[1:]]\n"
-        "from tonnage.cli import app\n"
+        "from tonnage.cli.commands import app\n"
         "app(standalone_mode=False)\n"
         "unwanted = {'matplotlib', 'pandas', 'tonnage.fleet.search', 'tonnage.study'}\n"
         "unwanted |= {'tonnage.sizing_calc.online', 'tonnage.cli.sweep_lines'}\n"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tonnage.cli.flags import Told, overrides, takes_study_flags
+from tonnage.cli.flags import Told, files_read, overrides, takes_study_flags
 from tonnage.cli.output import (
     ANSWER,
     FormatOption,
@@ -19,7 +19,7 @@ from tonnage.cli.output import (
 )
 from tonnage.cli.size import StudyArgument, ask, typed_command
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
-from tonnage.files import refuse_unwritable
+from tonnage.files import refuse_overwriting, refuse_unwritable
 
 if TYPE_CHECKING:
     from tonnage.fleet import StatedFleet
@@ -51,6 +51,7 @@ _LOAD_PLACES = tuple(
 _FLEET = re.compile(
     r"(?:(?P<units>\d[\d_,]*)\s*[x×*]\s*)?(?P<name>[^:]*[^:\s])\s*(?::(?P<how>.*))?", re.IGNORECASE
 )
+_BAD_COUNT = re.compile(r"(?P<count>[-+−]?[\d.,_]+)\s*[x×*]\s*\D.*", re.IGNORECASE)
 _ONLY_A_COUNT = re.compile(r"[\d_,]+\s*[x×*]?", re.IGNORECASE)
 _PART = re.compile(r"^(?P<kind>tp|pp|ep)(?P<size>\d+)$", re.IGNORECASE)
 
@@ -79,6 +80,7 @@ def capacity(
             " --model Llama-3.3-70B-Instruct --prompt-tokens 2800 --output-tokens 350.",
         )
     refuse_unwritable(output)
+    refuse_overwriting({"-o": output}, files_read(study, told))
 
     asked = ask(study, with_some_load(overrides(told), study_given=study is not None))
     from tonnage import pipeline  # noqa: PLC0415 — the whole machinery
@@ -120,6 +122,11 @@ def parse_fleet(text: str) -> StatedFleet:
 
     match = _FLEET.fullmatch(text.strip())
     units = int(re.sub(r"[_,]", "", match["units"])) if match and match["units"] else 1
+    count = _BAD_COUNT.fullmatch(text.strip())
+    if count is not None and (units < 1 or match is None or match["units"] is None):
+        raise UsageError(
+            f'--fleet "{text}": the count must be a whole number above 0, not {count["count"]}.'
+        )
     if match is None or units < 1 or _ONLY_A_COUNT.fullmatch(match["name"]):
         raise _unreadable(text)
     sizes: dict[str, int] = {}

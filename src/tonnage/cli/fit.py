@@ -18,7 +18,7 @@ from tonnage.cli.output import (
     deliver,
 )
 from tonnage.errors import EXIT_INFEASIBLE, InputError, UsageError
-from tonnage.files import refuse_unwritable
+from tonnage.files import refuse_overwriting, refuse_unwritable
 
 if TYPE_CHECKING:
     from tonnage.measurement.sweep import Sweep
@@ -120,6 +120,7 @@ def fit(
             "GPUs for --users depend on a latency to keep:", hint="add --target-s, in seconds."
         )
     refuse_unwritable(output)
+    refuse_overwriting({"-o": output}, [("a run", path) for path in paths])
     from tonnage.measurement.importers import import_run  # noqa: PLC0415 — cold start
     from tonnage.measurement.sweep import fit_metric, join_runs  # noqa: PLC0415 — as above
     from tonnage.report.fits import FitQuestion, report_fits  # noqa: PLC0415 — as above

@@ -192,7 +192,8 @@ def takes_flags(flags: Sequence[Flag]) -> Callable[[Callable[..., None]], Callab
 
         @functools.wraps(command)
         def with_flags(**values: Any) -> None:  # noqa: ANN401 — what Typer parsed
-            told = {flag: value for flag in flags if (value := values.pop(flag.parameter, None))}
+            given = {flag: values.pop(flag.parameter, None) for flag in flags}
+            told = {flag: value for flag, value in given.items() if value or value == ""}
             command(**values, told=told)
 
         del with_flags.__wrapped__  # Typer must see the new signature
@@ -239,6 +240,16 @@ def overrides(told: Told) -> dict[str, object]:
         else:
             found[flag.key] = value
     return found
+
+
+def files_read(study: Path | None, told: Told) -> list[tuple[str, Path]]:
+    """What a command reads, by what it was asked: the study, and the flags that name a file."""
+    read = [("the study", study)] if study is not None else []
+    for flag, value in told.items():
+        if flag.metavar == "FILE" or flag.key == "model":
+            paths = [value] if isinstance(value, str) else value
+            read += [(flag.name, Path(each)) for each in paths]
+    return read
 
 
 def _price(text: str) -> tuple[str, str]:

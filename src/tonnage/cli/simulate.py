@@ -10,12 +10,12 @@ import typer
 
 from tonnage.cli.capacity import with_some_load
 from tonnage.cli.flags import FLAGS as STUDY_FLAGS
-from tonnage.cli.flags import Told, overrides, takes_flags
+from tonnage.cli.flags import Told, files_read, overrides, takes_flags
 from tonnage.cli.output import ANSWER, FormatOption, OutputOption, QuietOption, deliver, watched
 from tonnage.cli.simulate_flags import ARRIVALS, ENGINE, FLAGS, FLEET
 from tonnage.cli.size import StudyArgument, ask, typed_command
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
-from tonnage.files import refuse_unwritable
+from tonnage.files import refuse_overwriting, refuse_unwritable
 from tonnage.units import format_number, format_time
 
 if TYPE_CHECKING:
@@ -142,6 +142,8 @@ def simulate(
         compiled=compiled,
     )
     _refuse_unwritable(output, records, plot)
+    written = {"-o": output, "--records": records, "--plot": plot}
+    refuse_overwriting(written, files_read(study, told))
     values = overrides({flag: value for flag, value in told.items() if flag in STUDY_FLAGS})
     if options.trace is not None:
         values = with_some_load(values, study_given=study is not None)

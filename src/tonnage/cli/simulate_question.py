@@ -26,9 +26,13 @@ _RULE_HINT = 'For example --autoscale "least=1, outstanding=16".'
 _NEEDS = (
     ("--router-lag", "--router kv-aware"),
     ("--kv-link", "--decode-replicas"),
+    ("--lose-requests", "--outage"),
     ("--cv", "--arrivals gamma"),
 )
-_NOT_OF_A_TRACE = ("--arrivals", "--cv", "--profile", "--requests", "--seeds")
+_NOT_OF_A_TRACE = (
+    *("--arrivals", "--cv", "--profile", "--requests", "--seeds"),
+    *("--burst-start", "--benchmark"),
+)
 
 
 def options_of(
@@ -41,19 +45,23 @@ def options_of(
     compiled: bool | None,
 ) -> SimulationOptions:
     """Everything but the study. Raises UsageError, and InputErrors for a step model."""
-    switches = {"--burst-start": burst_start, "--benchmark": benchmark}
+    switches = {
+        "--burst-start": burst_start,
+        "--benchmark": benchmark,
+        "--lose-requests": lose_requests,
+    }
     _refuse_misplaced(asked, [name for name, given in switches.items() if given])
     fleet, trace, profile = asked.text("--fleet"), asked.text("--trace"), asked.text("--profile")
     arrivals: Any = asked.choice("--arrivals", ARRIVAL_KINDS) or "poisson"
     router: Any = asked.choice("--router", ROUTERS) or "round-robin"
     policy: Any = asked.choice("--policy", POLICIES)
     return SimulationOptions(
-        fleet=parse_fleet(fleet) if fleet else None,
-        trace=Path(trace) if trace else None,
+        fleet=None if fleet is None else parse_fleet(fleet),
+        trace=None if trace is None else Path(trace),
         arrivals=arrivals,
         cv={"constant": 0.0, "poisson": 1.0}.get(arrivals, _or(asked.share("--cv"), 1.0)),
         rate_factor=_or(asked.quantity("--rate-factor", parse_count), 1.0),
-        profile=Path(profile) if profile else None,
+        profile=None if profile is None else Path(profile),
         together=burst_start,
         benchmark=benchmark,
         requests=asked.count("--requests"),
@@ -136,13 +144,14 @@ def _number(text: str, key: str, parse: Any, *, zero: bool = False) -> float:  #
 def _refuse_misplaced(asked: Asked, switches: Sequence[str]) -> None:
     for flag, needed in _NEEDS:
         name, _, value = needed.partition(" ")
-        if flag in asked and (name not in asked or (value and asked.text(name) != value)):
+        given = flag in asked or flag in switches
+        if given and (name not in asked or (value and asked.text(name) != value)):
             raise UsageError(f"{flag} is for {needed}, which is not given.")
     if asked.text("--arrivals") == "gamma" and "--cv" not in asked:
         raise UsageError(
             "--arrivals gamma does not say how bursty:", hint="--cv 2, for example; 1 is Poisson."
         )
-    of_the_study = [*(flag for flag in _NOT_OF_A_TRACE if flag in asked), *switches]
+    of_the_study = [flag for flag in _NOT_OF_A_TRACE if flag in asked or flag in switches]
     if "--trace" in asked and of_the_study:
         raise UsageError(
             f"{of_the_study[0]} is for the study's load; --trace has requests and times of its own."

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tonnage.cli.flags import FLAGS as STUDY_FLAGS
-from tonnage.cli.flags import Flag, Told, overrides, takes_flags
+from tonnage.cli.flags import Flag, Told, files_read, overrides, takes_flags
 from tonnage.cli.output import (
     ANSWER,
     FormatOption,
@@ -25,7 +25,7 @@ from tonnage.cli.output import (
 )
 from tonnage.cli.workers import worker_flags
 from tonnage.errors import EXIT_INFEASIBLE, UsageError
-from tonnage.files import refuse_unwritable, write_atomically
+from tonnage.files import refuse_overwriting, refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from tonnage.fleet import Infeasible, Plan, ProofProgress
@@ -149,6 +149,8 @@ def size(
             hint="-o plan.md says how each figure came about.",
         )
     refuse_unwritable(output)
+    runs = [("--measured", path) for path in measured or ()]
+    refuse_overwriting({"-o": output, "--plot": plot}, [*files_read(study, told), *runs])
     if measured:
         report, infeasible = _sized_from(study, told, measured, gpus=gpus, plot=plot, quiet=quiet)
         deliver(report, chosen=chosen_format, output=output, quiet=quiet)

@@ -31,7 +31,7 @@ from tonnage.queueing.simulation import (
     Verdict,
 )
 from tonnage.traffic import Requests
-from tonnage.workload import Load, Promise, Workload
+from tonnage.workload import Batch, Load, Promise, Workload
 
 Objective = Literal["cost", "gpus", "power"]
 Severity = Literal["info", "warning", "critical"]
@@ -472,12 +472,27 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDone:
+    """When all of a batch is answered (`finish`, from its start), and if that is in time.
+
+    `finish` is infinite when nothing was answered. When `steady`, all is simulated, or enough for
+    the rest to go on like it; else the verdict is open.
+    """
+
+    batch: Batch
+    finish: Estimate
+    steady: bool
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replication:
     """One of several runs of a scene, with requests of its own, and what is told of it alone."""
 
     seed: int
     simulated: Simulated
     summary: Summary
+    done: BatchDone | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,12 +500,13 @@ class SimulationAnswer:
     """What became of a scene.
 
     With several seeds there are `replications`, and `summary` is of all of them; scene and
-    `simulated` are of the first, whose course stands for theirs.
+    `simulated` are of the first, whose course stands for theirs. `done` is of a batch only.
     """
 
     scene: Scene
     simulated: Simulated
     summary: Summary
+    done: BatchDone | None = None
     replications: tuple[Replication, ...] = ()
 
     @property

@@ -357,6 +357,9 @@ def _recorded(options: SimulationOptions, max_context_tokens: int) -> OfferedLoa
         )
     recorded = load_trace_requests(options.trace, max_context_tokens=max_context_tokens)
     requests, notes = recorded.requests, recorded.notes
+    if options.prefix_cache is False and requests.cached_tokens is not None:
+        requests = replace(requests, cached_tokens=None)
+        notes = (*notes, "without a prefix cache nothing counts as cached that the recording says")
     if options.rate_factor != 1:
         requests = scale_trace(requests, options.rate_factor)
         factor = format_number(options.rate_factor)

@@ -16,26 +16,32 @@ from tonnage.errors import InputError, UsageError
 from tonnage.evidence import Evidence
 from tonnage.fleet import Scene, StatedInput
 from tonnage.fleet.capacity import rank_arrangements, replicas_in, restricted_to, why_none_starts
-from tonnage.fleet.offered import OfferedLoad, offered_load
+from tonnage.fleet.offered import OfferedLoad, offered_load, refuse_too_many
 from tonnage.fleet.plan import design_policy, plan_fleet
 from tonnage.fleet.replica import (
     Misfit,
     stated_overhead_bytes_per_gpu,
     step_table,
 )
-from tonnage.fleet.search import compromises, survey
+from tonnage.fleet.search import compromises, default_weight_dtypes, survey
 from tonnage.performance.kv_pool import kv_pool
 from tonnage.performance.memory import weights_bytes_per_gpu
 from tonnage.performance.roofline import DEFAULT_NIC_BYTES_PER_S, GRID
 from tonnage.queueing.simulation import Disaggregation, EngineModel, SimulatedFleet
 from tonnage.traffic.streams import stream
-from tonnage.units import format_bytes, format_time
+from tonnage.units import format_bytes, format_number, format_time
 
 if TYPE_CHECKING:
     from tonnage.deployment import Deployment
     from tonnage.fleet import Candidate, Question, SimulationOptions, StatedFleet
     from tonnage.traffic import Requests
     from tonnage.workload import Promise
+
+MOST_REPLICAS = 10_000  # seconds round-robin, minutes where a router looks at each
+MOST_SEEDS = 1_000
+MOST_REPLICAS_OF_ALL_SEEDS = 100_000  # some GB of memory: a course is 4 kB of each
+BELIEVABLE_KV = 1.5  # times what is computed: an engine's own count differs by less
+SLOW_HAND_OVER_S = 10.0  # by then people have left
 
 RANKED_GPUS = 1024  # arrangements are ranked as on many GPUs: by what one of them carries
 
@@ -65,12 +71,13 @@ def scene_of(
     (`startup_s`). Raises TonnageError for what cannot be asked or does not fit.
     """
     asked = _with_options(question, options)
+    choosing = _with_step_model(question, options)
     if options.fleet is None:
-        chosen = _recommended(asked)
+        chosen = _recommended(choosing)
     else:
         assert owned is not None  # noqa: S101 — as the docstring asks
-        chosen = _stated(asked, options, options.fleet, owned)
-    return _scene(asked, options, chosen, poisson_peak=poisson_peak)
+        chosen = _stated(choosing, options, options.fleet, owned)
+    return _scene(asked, options, _limited(chosen, options), poisson_peak=poisson_peak)
 
 
 def scene_on(
@@ -94,6 +101,7 @@ def scene_on(
 def _scene(
     question: Question, options: SimulationOptions, chosen: _Chosen, *, poisson_peak: bool
 ) -> Scene:
+    _refuse_too_large(chosen.replicas + options.decode_replicas, options.seeds)
     engine, engine_notes = _engine(question, chosen, options)
     traffic = offered_load(
         question,
@@ -138,6 +146,7 @@ def replicated(
     """
     if options.seeds == 1:
         return (scene,)
+    refuse_too_many(len(scene.requests), seeds=options.seeds)
     asked = _with_options(question, options)
     told = f"{options.seeds} runs of as many requests, each with a seed of its own"
     scenes = [replace(scene, notes=(*scene.notes, told))]
@@ -179,27 +188,48 @@ class _Chosen:
 
 
 def _with_options(question: Question, options: SimulationOptions) -> Question:
-    """The question under the limits and the step model that the options put in place of its own."""
+    """The question with the step model and the lengths that the options put in place of its own."""
     if len(question.models) > 1:
         raise UsageError(
             "simulate runs one model at a time; the study has several.",
             hint="Give one with --model, or a study for each.",
         )
     _refuse_impossible(options)
-    changes: dict[str, object] = {}
-    if options.max_num_seqs is not None:
-        changes["max_batch_sizes"] = (options.max_num_seqs,)
-    if options.max_num_batched_tokens is not None:
-        changes["max_batched_tokens"] = options.max_num_batched_tokens
-    if options.step_model is not None:  # measured in one arrangement and one format
-        (model,) = question.models.values()
-        changes |= {
-            "step_model": options.step_model,
-            "pipeline_parallel": question.pipeline_parallel or (1,),
-            "expert_parallel": question.expert_parallel or (1,),
-            "weight_dtypes": question.weight_dtypes or (model.native_weight_dtype,),
-        }
-    return replace(question, **changes)  # type: ignore[arg-type]
+    asked = _with_step_model(question, options)
+    if options.prefix_cache is not False:
+        return asked
+    calls = tuple(  # nothing is found in no cache, whatever the study says
+        replace(call, mix=replace(call.mix, cached_share=0.0)) for call in asked.workload.calls
+    )
+    return replace(asked, workload=replace(asked.workload, calls=calls))
+
+
+def _with_step_model(question: Question, options: SimulationOptions) -> Question:
+    """The question with the step model that the options put in place of its own."""
+    if options.step_model is None:
+        return question
+    (model,) = question.models.values()
+    return replace(  # measured in one arrangement and one format
+        question,
+        step_model=options.step_model,
+        pipeline_parallel=question.pipeline_parallel or (1,),
+        expert_parallel=question.expert_parallel or (1,),
+        weight_dtypes=question.weight_dtypes or (model.native_weight_dtype,),
+    )
+
+
+def _limited(chosen: _Chosen, options: SimulationOptions) -> _Chosen:
+    """What is chosen, under the limits that the options put in place of its engine's own.
+
+    They come after the choice: to try a limit is not to change the formats with it.
+    """
+    limits = chosen.deployment.max_batch_size, chosen.deployment.max_batched_tokens
+    deployment = replace(
+        chosen.deployment,
+        max_batch_size=options.max_num_seqs or limits[0],
+        max_batched_tokens=options.max_num_batched_tokens or limits[1],
+    )
+    return replace(chosen, deployment=deployment)
 
 
 def _refuse_impossible(options: SimulationOptions) -> None:
@@ -214,6 +244,11 @@ def _refuse_impossible(options: SimulationOptions) -> None:
     ):
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{name} is {value:g}, and must be above 0.")
+    if options.seeds > MOST_SEEDS:
+        raise UsageError(
+            f"seeds is {options.seeds:,}, and {MOST_SEEDS:,} are the most.",
+            hint="Some ten make good intervals.",
+        )
     if options.seeds > 1 and options.trace is not None:
         raise UsageError("several seeds draw a load anew; a trace is the same for each.")
     if options.decode_replicas < 0:
@@ -223,6 +258,21 @@ def _refuse_impossible(options: SimulationOptions) -> None:
         raise UsageError(
             f"max_num_batched_tokens is {tokens:,}; "
             f"step times are known up to {GRID[-1]:,.0f} tokens."
+        )
+
+
+def _refuse_too_large(replicas: int, seeds: int) -> None:
+    """Raise UsageError for more replicas than can be followed one by one."""
+    if replicas > MOST_REPLICAS:
+        raise UsageError(
+            f"the fleet has {replicas:,} replicas, and {MOST_REPLICAS:,} are the most.",
+            hint="Simulate a part of it under the same part of the load (--rate-factor).",
+        )
+    if replicas * seeds > MOST_REPLICAS_OF_ALL_SEEDS:
+        raise UsageError(
+            f"{seeds:,} seeds of {replicas:,} replicas are {replicas * seeds:,} replicas, and "
+            f"{MOST_REPLICAS_OF_ALL_SEEDS:,} are the most.",
+            hint=f"Simulate {MOST_REPLICAS_OF_ALL_SEEDS // replicas:,} seeds, or fewer replicas.",
         )
 
 
@@ -268,6 +318,7 @@ def _stated(
     gpus = fleet.units * server.gpus if server else RANKED_GPUS
     ranked = rank_arrangements(restricted, candidate, gpus, rows)
     notes: tuple[str, ...] = ()
+    why = "the most per GPU of all that fit"
     if ranked:
         deployment = ranked[0][2].deployment
     else:
@@ -279,20 +330,39 @@ def _stated(
         if options.kv_blocks is None or not misfits:
             raise InputError(
                 f'is "{fleet.text}", which will not start: {why_none_starts(rows, gpus)}.',
-                hint="Give each replica more GPUs (:tp4), a smaller model or an 8-bit format.",
+                hint="Give each replica more GPUs (:tp4), a smaller model or an 8-bit format."
+                if any(isinstance(row, Misfit) for row in rows)
+                else "State another arrangement (:tp4), or none: then the best is chosen.",
                 key="fleet",
             )
         deployment = min(misfits, key=lambda d: (compromises(d), d.gpus))
         notes = ("by our account of the memory it does not fit; the stated KV blocks are believed",)
+        why = "the nearest to the model as published"
     replicas = replicas_in(candidate, deployment, gpus) if server else fleet.units
     said = _counted_out(replicas, deployment)
     if server:
         said += f" in {fleet.units} {server.name}"
-    if not arranged:
-        notes = (f"{deployment.describe()} was chosen: the most per GPU of all that fit", *notes)
+    if left := _left_open(question, deployment, arranged=arranged):
+        notes = (f"{left} chosen: {why}", *notes)
     return _Chosen(
         candidate=candidate, deployment=deployment, replicas=replicas, said=said, notes=notes
     )
+
+
+def _left_open(question: Question, deployment: Deployment, *, arranged: bool) -> str:
+    """What of a deployment nobody stated, like "weights in fp8 were"; empty when nothing."""
+    found = []
+    weights = question.weight_dtypes or default_weight_dtypes(deployment.model)
+    if not arranged:
+        found.append(deployment.describe())
+    elif len(weights) > 1:
+        found.append(f"weights in {deployment.weight_dtype}")
+    if len(question.kv_dtypes) != 1:
+        found.append(f"a KV cache in {deployment.kv_dtype}")
+    if not found:
+        return ""
+    several = len(found) > 1 or found[0].startswith("weights")
+    return f"{' and '.join(found)} {'were' if several else 'was'}"
 
 
 def _counted_out(replicas: int, deployment: Deployment) -> str:
@@ -313,17 +383,24 @@ def _engine(
 ) -> tuple[EngineModel, tuple[str, ...]]:
     candidate, deployment = chosen.candidate, chosen.deployment
     profile = deployment.engine
-    pool = kv_pool(
-        deployment,
-        runtime_overhead_bytes_per_gpu=stated_overhead_bytes_per_gpu(question, candidate),
-        engine_blocks=options.kv_blocks,
-    )
+    overhead_bytes = stated_overhead_bytes_per_gpu(question, candidate)
+    pool = computed = kv_pool(deployment, runtime_overhead_bytes_per_gpu=overhead_bytes)
+    notes: tuple[str, ...] = ()
+    if options.kv_blocks is not None:
+        pool = kv_pool(deployment, engine_blocks=options.kv_blocks)
+        if 0 < computed.units * BELIEVABLE_KV < pool.units:
+            times = format_number(pool.units / computed.units)
+            notes = (
+                f"the stated KV blocks are {times} times those that we compute of the GPUs' memory",
+            )
     if pool.units < 1:
         raise InputError(
             f"leave none to use: the engine keeps {profile.kept_back_blocks} back."
             if options.kv_blocks is not None
-            else f"of {deployment.describe()} on {deployment.gpu.name} have no room in its memory.",
-            hint="State more KV blocks, or give a replica more memory.",
+            else f"of {deployment.describe()} on {deployment.gpu.name} have no room in its memory "
+            f"beside steps of {deployment.max_batched_tokens:,} tokens "
+            f"for {deployment.max_batch_size:,} requests.",
+            hint="State lower limits or more KV blocks, or give a replica more memory.",
             key="KV blocks",
         )
     table = step_table(question, candidate, deployment)
@@ -341,14 +418,14 @@ def _engine(
         max_context_tokens=deployment.model.max_context_tokens,
     )
     if not model.prefix_cache or not (pool.window_blocks or pool.sequence_units):
-        return model, ()
+        return model, notes
     if options.prefix_cache:
         raise UsageError(
             f"{deployment.model.name} has windowed or linear layers;"
             " its prefix cache is not simulated."
         )
     note = "no prefix cache is simulated: the model has windowed or linear layers"
-    return replace(model, prefix_cache=False), (note,)
+    return replace(model, prefix_cache=False), (*notes, note)
 
 
 # ── the fleet ───────────────────────────────────────────────────────────────────────────────────
@@ -446,11 +523,15 @@ def _disaggregation(
     split = Disaggregation(
         engine=engine, replicas=options.decode_replicas, token_s=cache_bytes / tokens / link
     )
-    return split, (
+    hand_over_s = tokens * split.token_s
+    told = (
         f"these compute prompts; {options.decode_replicas} more of the same kind produce the "
-        f"answers, {format_time(tokens * split.token_s)} after a mean prompt "
-        f"({format_bytes(cache_bytes)} over {link / 1e9:.1f} GB/s, {how})"
+        f"answers, {format_time(hand_over_s)} after a mean prompt "
+        f"({format_bytes(cache_bytes)} over {format_bytes(link, binary=False)}/s, {how})"
     )
+    if hand_over_s > SLOW_HAND_OVER_S:
+        told += "; what answers wait for is this link, and more replicas do not help"
+    return split, told
 
 
 # ── what is promised, and what it all rests on ──────────────────────────────────────────────────
@@ -474,6 +555,8 @@ def _that_count(question: Question, options: SimulationOptions) -> tuple[StatedI
 
     def counts(key: str) -> bool:
         if options.fleet is not None and key.startswith(_OF_A_SEARCH):
+            return False
+        if options.prefix_cache is False and key.endswith(".cached"):
             return False
         of_load = key.startswith("workload.") and key not in _BESIDE_THE_LOAD
         return options.trace is None or not of_load

@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tonnage.evidence import student_t
 from tonnage.fleet import ProofProgress, SimulationOptions, Trial
+from tonnage.fleet.batches import batch_done
 from tonnage.fleet.replica import scaled_load, stated_overhead_bytes_per_gpu
 from tonnage.fleet.simulated import scene_on
 from tonnage.performance.memory import engine_pool_bytes, memory_budget
 from tonnage.queueing import LatencyFigures
-from tonnage.queueing.simulation import STATUSES, Estimate
 from tonnage.queueing.simulation.simulate import simulate
-from tonnage.queueing.simulation.statistics import BATCHES, CONFIDENCE, summarise
+from tonnage.queueing.simulation.statistics import summarise
 from tonnage.spread import spread
 from tonnage.workload import PERCENTILES, Batch
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 PART_REPLICAS = 16  # simulated of a larger fleet: round robin feeds each of them nearly evenly
 AGAIN = (4, 16)  # times as many requests where a promise is unresolved: a half, a quarter as wide
-STEADY = (0.1, 0.9)  # of a batch: between these shares of its answers it runs at an even rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,8 +169,8 @@ def _trial(asked: TrialAsked, replicas: int, requests: int) -> Trial:
     )
     finish_s = None
     if isinstance(of_part, Batch):
-        finish_s = _finish_s(simulated, of_part)
-        verdict = _in_time(finish_s, of_part, summary)
+        done = batch_done((simulated,), of_part)
+        finish_s, verdict = done.finish, done.verdict
     else:
         verdict = _worst(summary)
     return Trial(
@@ -215,36 +213,6 @@ def _worst(summary: Summary) -> Verdict:
     return "unresolved" if "unresolved" in verdicts else "kept"
 
 
-def _finish_s(simulated: Simulated, batch: Batch) -> Estimate:
-    """When a batch is done; requests that are not simulated are answered at the steady rate.
-
-    Its luck is how long the answers happen to be: ten batch means of their tokens.
-    """
-    records = simulated.records
-    ends_s = np.sort(records.last_token_s[records.status == STATUSES.index("finished")])
-    if not len(ends_s):
-        return Estimate(value=math.inf)
-    left = max(batch.requests - len(records), 0.0)
-    first, last = (int(share * (len(ends_s) - 1)) for share in STEADY)
-    seconds = ends_s[last] - ends_s[first]
-    finish_s = float(ends_s[-1] + (left * seconds / (last - first) if last > first else 0.0))
-    tokens = records.output_tokens[: len(records) // BATCHES * BATCHES].reshape(BATCHES, -1)
-    if not tokens.size:
-        return Estimate(value=finish_s)
-    means = tokens.mean(axis=1)
-    off = student_t(BATCHES - 1, CONFIDENCE) * float(means.std(ddof=1)) / math.sqrt(BATCHES)
-    half = finish_s * off / float(means.mean())
-    return Estimate(value=finish_s, low=max(finish_s - half, 0.0), high=finish_s + half)
-
-
-def _in_time(finish_s: Estimate, batch: Batch, summary: Summary) -> Verdict:
-    """Whether all of a batch is done by its deadline."""
-    low, high = finish_s.low or finish_s.value, finish_s.high or finish_s.value
-    if summary.finished < summary.arrived or low > batch.deadline_s:
-        return "missed"
-    return "kept" if high <= batch.deadline_s else "unresolved"
-
-
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -261,6 +229,7 @@ def _figures(
         for p in PERCENTILES:
             known = found is not None and stable
             percentiles[f"{name}_p{p:g}_s"] = found.percentiles[p].value if known else None  # type: ignore[union-attr]
+    offered = summary.offered_requests_per_s
     begin_s, end_s = summary.window_s
     at_s = simulated.timeline.at_s
     steady = (at_s >= begin_s) & (at_s <= max(end_s, begin_s))
@@ -271,7 +240,7 @@ def _figures(
         utilisation=math.nan,
         running=float(simulated.timeline.running[steady].mean()) / replicas,
         waiting=float(simulated.timeline.waiting[steady].mean()) / replicas,
-        requests_per_s=summary.offered_requests_per_s / replicas,
+        requests_per_s=math.nan if offered is None else offered / replicas,
         kv_fraction=float(simulated.timeline.kv_fraction[steady].mean()),
         evidence=engine.table.evidence,
         regime="" if stable else summary.stability.explanation,

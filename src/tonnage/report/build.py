@@ -59,5 +59,5 @@ def report_plan(plan: Plan, *, command: str = "tonnage size study.yaml") -> Repo
         subtitle=asked(plan),
         headline=headline(plan),
         sections=tuple(section for section in sections if section is not None),
-        data=plan_data(plan),
+        data=plan_data(plan, command=command),
     )

@@ -56,8 +56,8 @@ def schema(document: DocumentName = "plan") -> Json:
     return loaded
 
 
-def plan_data(plan: Plan) -> Json:
-    """The whole plan, ready for `json.dumps`."""
+def plan_data(plan: Plan, *, command: str = "tonnage size study.yaml") -> Json:
+    """The whole plan, ready for `json.dumps`; `command` is what was typed for it."""
     recommended = plan.scenario("recommended") if plan.scenarios else None
     data: Json = {
         "schema_version": SCHEMA_VERSION,
@@ -108,7 +108,7 @@ def plan_data(plan: Plan) -> Json:
         "standing": _standing(plan),
         "considered": dict(plan.considered),
         "evidence": _evidence(plan, recommended),
-        "proof": proof_data(plan.proof),
+        "proof": proof_data(plan, command),
     }  # fmt: skip
     return with_explanations(data, _why_null(plan))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from tonnage.fleet import Proof, ScenarioProof, Trial
+from tonnage.fleet import Plan, ScenarioProof, Trial
 from tonnage.queueing.simulation import Estimate
 from tonnage.report.figures import METRICS
+from tonnage.report.proof_commands import simulate_command
 
 Json = dict[str, object]
 
 
-def proof_data(proof: Proof | None) -> Json | None:
-    """How the plan was proven, and what became of every option."""
+def proof_data(plan: Plan, command: str) -> Json | None:
+    """How the plan that `command` asked for was proven, and what became of every option."""
+    proof = plan.proof
     if proof is None:
         return None
     return {
@@ -36,6 +38,7 @@ def proof_data(proof: Proof | None) -> Json | None:
             for each in proof.options
         ],
         "notes": list(proof.notes),
+        "command": simulate_command(plan, command),
     }
 
 
@@ -68,9 +71,9 @@ def _trial(trial: Trial) -> Json:
         "replicas": trial.replicas,
         "simulated_replicas": trial.simulated_replicas,
         "requests": summary.counted,
-        "requests_per_s": summary.offered_requests_per_s
-        * trial.replicas
-        / trial.simulated_replicas,
+        "requests_per_s": None
+        if summary.offered_requests_per_s is None
+        else summary.offered_requests_per_s * trial.replicas / trial.simulated_replicas,
         "verdict": trial.verdict,
         "stable": stable,
         "growth_requests_per_s": trial.growth_requests_per_s,

@@ -23,15 +23,12 @@ from tonnage.report import (
     Section,
     Table,
 )
-from tonnage.report.figures import (
-    format_figure,
-    server_of,
-)
+from tonnage.report.figures import format_figure
+from tonnage.report.proof_commands import PROVE, capacity_command, simulate_command
 
 MANY_REJECTIONS = 12  # above this, one per kind of GPU in words; all of them in JSON
 FAR_SLACK = 0.5  # a constraint with more slack than this is not worth a sentence
 LONG_COMMAND = 60  # characters; a longer one is not repeated in every suggestion
-PROVE = " --prove"
 TOLD_ABOVE = "assumed_inputs"  # an alert that a section of its own says in full
 
 _FATES = {
@@ -225,21 +222,13 @@ def next_section(plan: Plan, command: str) -> Section:
         if figures:
             figure = "kv_bytes_per_session" if "kv_bytes_per_session" in figures else figures[0]
             rows.append((f"{again} --explain {figure}", "how that figure came about"))
-        fleet = _fleet_argument(plan)
-        if fleet and plan.question.workload.load is not None:
-            turned = again.replace("tonnage size", "tonnage capacity", 1).removesuffix(PROVE)
-            rows.append((f'{turned} --fleet "{fleet}"', "the most that fleet carries"))
+        if plan.question.workload.load is not None:
+            turned = capacity_command(plan, command)
+            rows += [(turned, "the most that fleet carries")] if turned else []
+        if simulated := simulate_command(plan, command):
+            rows.append((simulated, "that fleet simulated again, to the same figures"))
     if plan.proof is None and plan.question.workload.load is not None:
-        rows.append((f"{again}{PROVE}", "simulate it, also with servers lost"))
+        rows.append((f"{again} {PROVE}", "simulate it, also with servers lost"))
     rows.append((f"{again} -o plan.json", "the same answer for a program"))
     rows.append((f"{again} -o plan.md", "with every input and its derivation"))
     return Section(id="next", title="Next", blocks=(Commands(tuple(rows)),))
-
-
-def _fleet_argument(plan: Plan) -> str:
-    scenario, server = plan.scenario("recommended"), server_of(plan)
-    if plan.deployment is None or len(scenario.pools) > 1:
-        return ""
-    name = server.name if server and scenario.servers else plan.deployment.gpu.name
-    count = scenario.servers if server and scenario.servers else scenario.gpus
-    return f"{count} x {name}:tp{plan.deployment.tensor_parallel}"

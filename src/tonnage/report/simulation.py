@@ -12,7 +12,7 @@ from statistics import median
 
 from tonnage import units
 from tonnage.evidence import Evidence
-from tonnage.fleet import Scene, SimulationAnswer
+from tonnage.fleet import BatchDone, Scene, SimulationAnswer
 from tonnage.queueing.simulation import (
     Attainment,
     Distribution,
@@ -20,6 +20,7 @@ from tonnage.queueing.simulation import (
     Summary,
     Verdict,
 )
+from tonnage.queueing.simulation.statistics import BATCHES, LEAST_PER_BATCH
 from tonnage.report import (
     Block,
     Cell,
@@ -45,7 +46,9 @@ from tonnage.report.simulation_json import (
     verdict_of,
 )
 from tonnage.report.simulation_words import (
+    NO_RATE,
     autoscaler_words,
+    batch_words,
     engine_words,
     fleet_words,
     interval_words,
@@ -53,6 +56,7 @@ from tonnage.report.simulation_words import (
     requests_words,
     sentence,
     share_words,
+    unjudged_words,
     with_interval,
 )
 from tonnage.workload import PERCENTILES, Promise
@@ -72,8 +76,8 @@ def report_simulation(answer: SimulationAnswer, *, command: str = "tonnage simul
     sections = (
         _warnings(answer),
         _latency(answer),
-        _promises(answer.summary),
-        _throughput(answer.summary),
+        _promises(answer),
+        _throughput(answer),
         _limits(answer),
         _replicas(answer),
         _seeds(answer),
@@ -110,8 +114,8 @@ def refusal_of(answer: SimulationAnswer) -> str | None:
         )
     if summary.unfinished:
         reasons.append(
-            f"{requests_words(summary.unfinished)} were never answered, as no replica is left; let"
-            " one come back (--outage) or give the fleet more"
+            f"{requests_words(summary.unfinished)} {_were(summary.unfinished)} never answered, as"
+            " no replica is left; let one come back (--outage) or give the fleet more"
         )
     return "; ".join(reasons) or None
 
@@ -121,8 +125,9 @@ def refusal_of(answer: SimulationAnswer) -> str | None:
 
 def _headline(answer: SimulationAnswer) -> Headline:
     summary = answer.summary
-    verdict = verdict_of(summary)
+    verdict = verdict_of(answer)
     carried = units.format_amount(summary.requests_per_s, "requests/s")
+    unjudged = tuple(f"{unjudged_words(promise)}." for promise in summary.unjudged)
     if not summary.stability.stable:
         growth = units.format_amount(summary.stability.growth_requests_per_s, "requests/s")
         return Headline(
@@ -137,26 +142,41 @@ def _headline(answer: SimulationAnswer) -> Headline:
             label="Simulated",
             answer=f"{carried} answered",
             facts=tuple(_mean_fact(name, each) for name, each in _distributions(summary) if each),
-            notes=("Nothing is promised: --ttft-p95 and --tpot-p95 say what is good enough.",),
+            notes=unjudged
+            or ("Nothing is promised: --ttft-p95 and --tpot-p95 say what is good enough.",),
         )
     deciding = [each for each in summary.attainments if each.verdict == verdict]
-    together = _together(summary)
+    done = answer.done if answer.done is not None and answer.done.verdict == verdict else None
+    facts = (*([_done_fact(done)] if done else []), *map(_reached_fact, deciding))
+    notes = (*unjudged, *_together(summary))
     if verdict == "kept":
         return Headline(
             label="Kept",
-            answer="every promise",
-            facts=tuple(map(_reached_fact, deciding)),
-            notes=together,
+            answer="every promise that can be judged" if unjudged else "every promise",
+            facts=facts,
+            notes=notes,
             tone="good",
         )
-    first, *others = deciding
+    if done is None:
+        first, *others = deciding
+        what = promise_words(first.promise)
+        facts = (_reached_words(first), *map(_reached_fact, others))
+    else:
+        what = batch_words(done)
     return Headline(
         label=verdict.capitalize(),
-        answer=promise_words(first.promise),
-        facts=(_reached_words(first), *map(_reached_fact, others)),
-        notes=(*_remedies(deciding), *together),
+        answer=what,
+        facts=facts,
+        notes=(*_remedies(verdict, deciding, done), *notes),
         tone=TONES[verdict],
     )
+
+
+def _done_fact(done: BatchDone) -> str:
+    """As "done in 6.65 h (6.64–6.65 h) of 8 h"."""
+    if math.isinf(done.finish.value):
+        return "never done"
+    return f"done in {with_interval(done.finish)} of {units.format_time(done.batch.deadline_s)}"
 
 
 def _mean_fact(name: str, found: Distribution) -> str:
@@ -182,14 +202,21 @@ def _reached_words(each: Attainment) -> str:
     return f"reached {with_interval(each.reached)}"
 
 
-def _remedies(deciding: Sequence[Attainment]) -> Iterator[str]:
+def _remedies(
+    verdict: Verdict, deciding: Sequence[Attainment], done: BatchDone | None
+) -> Iterator[str]:
     """What a verdict other than kept means, and what to do."""
-    if deciding[0].verdict == "unresolved":
+    if verdict == "unresolved":
         yield (
-            "What is reached could be on either side of the limit by the luck of the draw: simulate"
-            " more requests (--requests), or add a replica to be clear of it."
+            "Too little of the batch is simulated to tell the rate at which the rest goes on:"
+            " simulate more requests (--requests)."
+            if done is not None and not done.steady
+            else "What is reached could be on either side of the limit by the luck of the draw:"
+            " simulate more requests (--requests), or add a replica to be clear of it."
         )
         return
+    if done is not None and done.finish.value <= done.batch.deadline_s:
+        yield "Some of its requests were never answered: that is when the others were."
     for each in deciding:
         name, limit = METRIC_NAMES[each.promise.metric], units.format_time(each.promise.limit_s)
         yield (
@@ -199,11 +226,13 @@ def _remedies(deciding: Sequence[Attainment]) -> Iterator[str]:
 
 
 def _together(summary: Summary) -> tuple[str, ...]:
-    if summary.goodput_share is None or summary.goodput_requests_per_s is None:
+    if summary.goodput_share is None or not summary.attainments:
         return ()
+    told = f"{share_words(summary.goodput_share.value)} of the requests kept every promise at once"
+    if summary.goodput_requests_per_s is None:
+        return (f"{told}.",)
     rate = units.format_amount(summary.goodput_requests_per_s, "requests/s")
-    share = share_words(summary.goodput_share.value)
-    return (f"{share} of the requests kept every promise at once: a goodput of {rate}.",)
+    return (f"{told}: a goodput of {rate}.",)
 
 
 def _warnings(answer: SimulationAnswer) -> Section | None:
@@ -214,7 +243,7 @@ def _warnings(answer: SimulationAnswer) -> Section | None:
             Notice(
                 severity="critical",
                 cause=f"{requests_words(summary.rejected)} of"
-                f" {units.format_number(summary.arrived)} were rejected",
+                f" {units.format_number(summary.arrived)} {_were(summary.rejected)} rejected",
                 impact="They are larger than an empty replica can hold (why is under “Good to"
                 " know”), and miss every promise.",
                 action="Give each replica more memory (GPUs, a smaller format, or --kv-blocks if"
@@ -225,7 +254,8 @@ def _warnings(answer: SimulationAnswer) -> Section | None:
         notices.append(
             Notice(
                 severity="critical",
-                cause=f"{requests_words(summary.unfinished)} were never answered",
+                cause=f"{requests_words(summary.unfinished)} {_were(summary.unfinished)} never"
+                " answered",
                 impact="No replica is left to serve them. They miss every promise.",
                 action="Let one come back (--outage), or give the fleet more replicas.",
             )
@@ -234,7 +264,8 @@ def _warnings(answer: SimulationAnswer) -> Section | None:
         notices.append(
             Notice(
                 severity="warning",
-                cause=f"{requests_words(summary.lost)} were lost with the replica they were on",
+                cause=f"{requests_words(summary.lost)} {_were(summary.lost)} lost with a replica"
+                " that stopped",
                 impact="They miss every promise.",
                 action="Without --lose-requests they are sent again at once.",
             )
@@ -281,8 +312,37 @@ def _latency(answer: SimulationAnswer) -> Section | None:
     )
 
 
-def _promises(summary: Summary) -> Section | None:
-    if not summary.attainments:
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"
+
+
+def _promises(answer: SimulationAnswer) -> Section | None:
+    summary, done = answer.summary, answer.done
+    rows = [
+        (
+            Cell(promise_words(each.promise)),
+            _estimate_cell(each.reached, units.format_time),
+            _estimate_cell(each.share, share_words),
+            Cell(each.verdict, TONES[each.verdict]),
+        )
+        for each in summary.attainments
+    ]
+    rows += [
+        (Cell(promise_words(each)), Cell(UNKNOWN), Cell(UNKNOWN), Cell("not judged"))
+        for each in summary.unjudged
+    ]
+    told = []
+    if rows:
+        told.append(
+            "Each holds separately; a request that was rejected, lost or not finished misses all."
+        )
+    if done is not None:
+        never = math.isinf(done.finish.value)
+        finish = Cell("never") if never else _estimate_cell(done.finish, units.format_time)
+        verdict = Cell(done.verdict, TONES[done.verdict])
+        rows.append((Cell(batch_words(done)), finish, Cell(UNKNOWN), verdict))
+        told.append(_rest_words(done, simulated=len(answer.simulated.records)))
+    if not rows:
         return None
     table = Table(
         columns=(
@@ -291,37 +351,47 @@ def _promises(summary: Summary) -> Section | None:
             Column("kept by", "right"),
             Column("verdict"),
         ),
-        rows=tuple(
-            (
-                Cell(promise_words(each.promise)),
-                _estimate_cell(each.reached, units.format_time),
-                _estimate_cell(each.share, share_words),
-                Cell(each.verdict, TONES[each.verdict]),
-            )
-            for each in summary.attainments
-        ),
+        rows=tuple(rows),
     )
-    told = "Each holds separately; a request that was rejected, lost or not finished misses all."
-    return Section(id="promises", title="Promises", blocks=(table, Prose(told, "quiet")))
+    prose = Prose(" ".join(told), "quiet")
+    return Section(id="promises", title="Promises", blocks=(table, prose))
 
 
-def _throughput(summary: Summary) -> Section:
-    goodput = summary.goodput_requests_per_s
+def _rest_words(done: BatchDone, *, simulated: int) -> str:
+    """What the time of a batch rests on."""
+    if simulated >= done.batch.requests:
+        return "The batch is done with its last answer."
+    return (
+        f"The batch is done with its last answer; what comes after the {requests_words(simulated)}"
+        " that are simulated goes on at their rate."
+    )
+
+
+def _throughput(answer: SimulationAnswer) -> Section:
+    summary = answer.summary
     rows: list[tuple[str, float | None, str]] = [
-        ("arriving", summary.offered_requests_per_s, "requests/s"),
         ("answered", summary.requests_per_s, "requests/s"),
-        ("with every promise kept", goodput, "requests/s"),
         ("output", summary.output_tokens_per_s, "tokens/s"),
     ]
+    if summary.attainments:
+        kept = ("with every promise kept", summary.goodput_requests_per_s, "requests/s")
+        rows.insert(1, kept)
+    if answer.done is None:  # a batch does not arrive at a rate
+        rows.insert(0, ("arriving", summary.offered_requests_per_s, "requests/s"))
     table = Table(
         columns=(Column("requests and tokens"), Column("a second", "right")),
         rows=tuple(
-            (Cell(what), Cell(units.format_amount(value, unit), "", value))
+            (
+                Cell(what),
+                Cell(UNKNOWN if value is None else units.format_amount(value, unit), "", value),
+            )
             for what, value, unit in rows
-            if value is not None
         ),
     )
-    return Section(id="throughput", title="Throughput", blocks=(table,))
+    if summary.requests_per_s is not None:
+        return Section(id="throughput", title="Throughput", blocks=(table,))
+    why = Prose(f"{sentence(NO_RATE)} Simulate more of them (--requests).", "quiet")
+    return Section(id="throughput", title="Throughput", blocks=(table, why))
 
 
 def _limits(answer: SimulationAnswer) -> Section:
@@ -400,9 +470,14 @@ def _seeds(answer: SimulationAnswer) -> Section | None:
         return None
     summaries = [each.summary for each in answer.replications]
     promised = [
-        (_named(one.promise), [_seconds(each.attainments[place].reached) for each in summaries])
-        for place, one in enumerate(answer.summary.attainments)
+        (_named(one.promise), [_seconds(_reached(each, one.promise)) for each in summaries])
+        for one in answer.summary.attainments
     ]
+    if answer.done is not None:
+        finishes = [
+            _seconds(each.done.finish if each.done else None) for each in answer.replications
+        ]
+        promised.append(("done in", finishes))
     means = [
         (f"{METRIC_NAMES[name]} mean", [_seconds(found.mean if found else None) for found in every])
         for name, every in (
@@ -411,13 +486,22 @@ def _seeds(answer: SimulationAnswer) -> Section | None:
             ("e2e", [each.e2e for each in summaries]),
         )
     ]
+    rates = [each.requests_per_s for each in summaries if each.requests_per_s is not None]
     table = _one_by_one(
         "seed",
         [str(each.seed) for each in answer.replications],
         *((title, values, units.format_time) for title, values in promised or means),
-        ("requests/s answered", [each.requests_per_s for each in summaries], units.format_number),
+        *(
+            [("requests/s answered", rates, units.format_number)]
+            if len(rates) == len(summaries)
+            else []
+        ),
     )
     return Section(id="seeds", title="Seed by seed", blocks=(table,))
+
+
+def _reached(summary: Summary, promise: Promise) -> Estimate | None:
+    return next((each.reached for each in summary.attainments if each.promise == promise), None)
 
 
 def _seconds(estimate: Estimate | None) -> float:
@@ -466,7 +550,10 @@ def _counted_words(answer: SimulationAnswer) -> str:
 def _load(answer: SimulationAnswer) -> Section:
     scene, summary = answer.scene, answer.summary
     start_s, end_s = map(units.format_time, summary.window_s)
-    counted = f"{units.format_number(summary.counted)}, sent between {start_s} and {end_s}"
+    when = f"sent between {start_s} and {end_s}"
+    if answer.done is not None:
+        when = "all sent at the start"
+    counted = f"{units.format_number(summary.counted)}, {when}"
     rows = [
         ("requests", f"{units.format_number(summary.arrived)} sent, {_fates(summary)}"),
         ("of these counted", counted),
@@ -553,11 +640,12 @@ def _notes(answer: SimulationAnswer) -> Section | None:
 def _next(answer: SimulationAnswer, command: str) -> Section:
     again = command if len(command) <= LONG_COMMAND else "tonnage simulate (the same)"
     rows = []
-    if verdict_of(answer.summary) == "unresolved" and "--trace" not in command:
-        more = MORE_REQUESTS * answer.summary.counted
+    if verdict_of(answer) == "unresolved" and "--trace" not in command:
+        more = max(MORE_REQUESTS * answer.summary.counted, BATCHES * LEAST_PER_BATCH)
         rows.append((f"{again} --requests {more}", "narrower intervals, and so a verdict"))
     if answer.summary.stability.stable and answer.scene.fleet.replicas > 1:
-        middle_s = sum(answer.summary.window_s) / 2
+        begin_s, end_s = answer.summary.window_s
+        middle_s = (begin_s + max(end_s, answer.simulated.until_s if answer.done else end_s)) / 2
         rows.append(
             (f'{again} --outage "0@{middle_s:.0f} s"', "a replica stops midway and starts anew")
         )
@@ -574,5 +662,5 @@ def _estimate_cell(estimate: Estimate | None, shown: Callable[[float | None], st
     if estimate is None:
         return Cell(UNKNOWN)
     figure = shown(estimate.value)
-    interval = interval_words(estimate, shown).removesuffix(f" {figure.rpartition(' ')[2]}")
+    interval = interval_words(estimate, shown, unit_told=True)
     return Cell(f"{figure}\n{interval}" if interval else figure, "", estimate.value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from tonnage.fleet import Replication, Scene, SimulationAnswer
+from tonnage.fleet import BatchDone, Replication, Scene, SimulationAnswer
 from tonnage.queueing.simulation import (
     STATUSES,
     Attainment,
@@ -27,6 +27,7 @@ from tonnage.queueing.simulation import (
 )
 from tonnage.queueing.simulation.statistics import LEAST_RUNS
 from tonnage.report.json import Json, with_explanations
+from tonnage.report.simulation_words import NO_RATE, unjudged_words
 from tonnage.version import __version__
 from tonnage.workload import PERCENTILES, Promise
 
@@ -46,7 +47,7 @@ def simulation_data(answer: SimulationAnswer) -> Json:
         "name": scene.name,
         "seed": scene.seed,
         "stable": summary.stability.stable,
-        "verdict": verdict_of(summary),
+        "verdict": verdict_of(answer),
         "intervals_from": intervals_from(answer),
         "requests": {
             "arrived": summary.arrived,
@@ -59,8 +60,12 @@ def simulation_data(answer: SimulationAnswer) -> Json:
         "ttft_s": _distribution(summary.ttft),
         "tpot_s": _distribution(summary.tpot),
         "e2e_s": _distribution(summary.e2e),
-        "slo": {promise_key(each.promise): each.share.value for each in summary.attainments},
-        "promises": [_attainment(each) for each in summary.attainments],
+        "slo": _shares(summary),
+        "promises": [
+            *map(_attainment, summary.attainments),
+            *map(_unjudged, summary.unjudged),
+        ],
+        "batch": _done(answer.done),
         "goodput": {
             "share": _value(summary.goodput_share),
             "share_interval_90": _interval(summary.goodput_share),
@@ -96,9 +101,11 @@ def simulation_data(answer: SimulationAnswer) -> Json:
     return with_explanations(data, _why_null(answer))
 
 
-def verdict_of(summary: Summary) -> Verdict | None:
-    """Of all promises together; None when nothing is promised."""
-    verdicts = {each.verdict for each in summary.attainments}
+def verdict_of(told: SimulationAnswer | Replication) -> Verdict | None:
+    """Of all promises together, a deadline too; None when nothing is promised or can be judged."""
+    verdicts = {each.verdict for each in told.summary.attainments}
+    if told.done is not None:
+        verdicts.add(told.done.verdict)
     order: tuple[Verdict, ...] = ("missed", "unresolved", "kept")
     return next((each for each in order if each in verdicts), None)
 
@@ -157,8 +164,22 @@ def _why_null(answer: SimulationAnswer) -> dict[str, str]:
         )
         if distribution is None
     }
-    if not summary.attainments:
-        reasons["goodput"] = "nothing is promised"
+    unjudged = {promise_key(each): unjudged_words(each) for each in summary.unjudged}
+    reasons |= {f"slo.{key}": why for key, why in unjudged.items()}
+    judged = len(summary.attainments)
+    for number, why in enumerate(unjudged.values(), start=judged):
+        reasons[f"promises[{number}]"] = why
+    if not judged:
+        what = "nothing that is promised can be judged" if unjudged else "nothing is promised"
+        reasons["goodput"] = what
+    if summary.requests_per_s is None:
+        reasons |= {"throughput": NO_RATE}
+        if judged:
+            reasons["goodput.requests_per_s"] = NO_RATE
+    elif summary.offered_requests_per_s is None:
+        reasons["throughput.offered_requests_per_s"] = "a single request arrives at no rate"
+    if answer.done is not None and math.isinf(answer.done.finish.value):
+        reasons["batch.finish_s"] = "nothing was answered"
     reasons |= {
         f"fleet.outages[{number}].up_s": "it does not come back"
         for number, outage in enumerate(answer.scene.fleet.outages)
@@ -198,6 +219,36 @@ def _attainment(each: Attainment) -> Json:
         "reached_s": _value(each.reached),
         "reached_interval_90": _interval(each.reached),
         "verdict": each.verdict,
+    }
+
+
+def _unjudged(promise: Promise) -> Json:
+    return {
+        "promise": promise_key(promise),
+        **asdict(promise),
+        "evidence": promise.evidence.label,
+        "attainment": None,
+        "attainment_interval_90": None,
+        "reached_s": None,
+        "reached_interval_90": None,
+        "verdict": None,
+    }
+
+
+def _shares(summary: Summary) -> Json:
+    shares: Json = {promise_key(each.promise): each.share.value for each in summary.attainments}
+    return shares | {promise_key(promise): None for promise in summary.unjudged}
+
+
+def _done(done: BatchDone | None) -> Json | None:
+    if done is None:
+        return None
+    return {
+        "requests": done.batch.requests,
+        "deadline_s": done.batch.deadline_s,
+        "finish_s": done.finish.value,
+        "finish_interval_90": _interval(done.finish),
+        "verdict": done.verdict,
     }
 
 
@@ -302,12 +353,13 @@ def _replication(each: Replication) -> Json:
     return {
         "seed": each.seed,
         "stable": summary.stability.stable,
-        "verdict": verdict_of(summary),
+        "verdict": verdict_of(each),
         "counted": summary.counted,
         "ttft_s": _distribution(summary.ttft),
         "tpot_s": _distribution(summary.tpot),
         "e2e_s": _distribution(summary.e2e),
-        "slo": {promise_key(one.promise): one.share.value for one in summary.attainments},
+        "slo": _shares(summary),
+        "finish_s": each.done.finish.value if each.done else None,
         "requests_per_s": summary.requests_per_s,
         "preemptions": summary.preemptions,
         "until_s": each.simulated.until_s,

@@ -98,7 +98,7 @@ def write_simulation_plots(answer: SimulationAnswer, path: Path) -> tuple[Path, 
         for row, part in zip(rows, parts, strict=True):
             for panel, axes in zip(row, part.subplots(1, len(row), squeeze=False)[0], strict=True):
                 panel.draw(axes, answer)
-        title = f"{answer.scene.name} · {fleet_words(answer.scene)}\n{answer.scene.load}"
+        title = f"{_what(answer)}\n{answer.scene.load}"
         figure.suptitle(title, x=0.01, ha="left", color=INK, fontsize=12)
         _save(figure, path)
         return (path,)
@@ -110,9 +110,15 @@ def write_simulation_plots(answer: SimulationAnswer, path: Path) -> tuple[Path, 
     for panel in (panel for row in rows for panel in row):
         figure = new_figure(*PANEL_INCHES)
         panel.draw(figure.add_subplot(), answer)
+        figure.suptitle(_what(answer), x=0.01, ha="left", color=QUIET, fontsize=8)
         written.append(path / f"{panel.name}.png")
         _save(figure, written[-1])
     return tuple(written)
+
+
+def _what(answer: SimulationAnswer) -> str:
+    """The study and the fleet."""
+    return f"{answer.scene.name} · {fleet_words(answer.scene)}"
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -295,12 +301,11 @@ def _draw_distribution(axes: Axes, answer: SimulationAnswer, metric: Metric) -> 
     axes.plot(values_s[chosen] / scale, share[chosen], color=SERIES[0], linewidth=1.8, zorder=3)
     for each in promised:
         _draw_promise(axes, each, scale)
-    dress(
-        axes, title=METRIC_NAMES[metric], x=f"{METRIC_MEANINGS[metric]}, {unit}",
-        y="% of requests within",
-    )  # fmt: skip
     smallest_s = float(np.percentile(values_s, 1))
-    if smallest_s > 0 and largest_s > WIDE * smallest_s:
+    wide = smallest_s > 0 and largest_s > WIDE * smallest_s
+    x = f"{METRIC_MEANINGS[metric]}, {unit}{' (log)' if wide else ''}"
+    dress(axes, title=METRIC_NAMES[metric], x=x, y="% of requests within")
+    if wide:
         axes.set_xscale("log")
         axes.set_xlim(smallest_s / 2 / scale, 1.5 * largest_s / scale)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 
 from tonnage import units
-from tonnage.fleet import Scene
+from tonnage.fleet import BatchDone, Scene
 from tonnage.queueing.simulation import Autoscaler, EngineModel, Estimate, Outage
-from tonnage.report.figures import plural
+from tonnage.report.figures import METRIC_MEANINGS, plural, promise_words
+from tonnage.workload import Promise
 
 SMALLEST_OFF = 0.001  # of a figure: a narrower interval is told as this wide
+NO_RATE = "too few requests count to tell a rate"
 
 
 def fleet_words(scene: Scene) -> str:
@@ -34,9 +36,11 @@ def engine_words(name: str, engine: EngineModel) -> str:
 
 def outage_words(outage: Outage, *, retry: bool) -> str:
     """As "replica 0 stops at 300 s, until 480 s; what it held is sent again"."""
-    back = "for good" if math.isinf(outage.up_s) else f"until {units.format_time(outage.up_s)}"
     fate = "sent again" if retry else "lost"
-    down = units.format_time(outage.down_s)
+    down, up = units.format_time(outage.down_s), units.format_time(outage.up_s)
+    back = f"until {up}" if up != down else f"for {units.format_time(outage.up_s - outage.down_s)}"
+    if math.isinf(outage.up_s):
+        back = "for good"
     return f"replica {outage.replica} stops at {down}, {back}; what it held is {fate}"
 
 
@@ -54,6 +58,18 @@ def requests_words(count: float) -> str:
     return units.format_amount(count, "requests")
 
 
+def batch_words(done: BatchDone) -> str:
+    """As "1,000,000 requests done ≤ 8 h"."""
+    limit = units.format_time(done.batch.deadline_s)
+    return f"{requests_words(math.ceil(done.batch.requests))} done ≤ {limit}"
+
+
+def unjudged_words(promise: Promise) -> str:
+    """As "TPOT p95 ≤ 50 ms is not judged: no request that counts has a time per output token"."""
+    without = f"no request that counts has a {METRIC_MEANINGS[promise.metric]}"
+    return f"{promise_words(promise)} is not judged: {without}, being answered with one token"
+
+
 def share_words(share: float | None) -> str:
     """As a percentage that is 100 % only when it is all of them."""
     shown = units.format_fraction(share)
@@ -68,8 +84,14 @@ def with_interval(estimate: Estimate) -> str:
     return units.format_time(estimate.value) + (f" ({interval})" if interval else "")
 
 
-def interval_words(estimate: Estimate, shown: Callable[[float | None], str]) -> str:
-    """As "0.88–0.95 s", "926 ms–1.02 s" or "± 0.1 %"; empty where there is none."""
+def interval_words(
+    estimate: Estimate, shown: Callable[[float | None], str], *, unit_told: bool = False
+) -> str:
+    """As "0.88–0.95 s", "926 ms–1.02 s" or "± 0.1 %"; empty where there is none.
+
+    With `unit_told` it stands beside its figure, and "0.88–0.95" will do where all three have one
+    unit.
+    """
     if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return ""
     low, high = shown(estimate.low), shown(estimate.high)
@@ -77,7 +99,10 @@ def interval_words(estimate: Estimate, shown: Callable[[float | None], str]) -> 
         off = (estimate.high - estimate.low) / 2 / estimate.high
         return f"± {units.format_fraction(max(off, SMALLEST_OFF))}"
     number, _, unit = low.rpartition(" ")
-    return f"{number if high.endswith(f' {unit}') else low}–{high}"
+    if not high.endswith(f" {unit}"):
+        return f"{low}–{high}"
+    alike = unit_told and shown(estimate.value).endswith(f" {unit}")
+    return f"{number}–{high.removesuffix(f' {unit}') if alike else high}"
 
 
 def sentence(note: str) -> str:

@@ -7,6 +7,7 @@ columns wrap. No line is longer than `width`.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -150,8 +151,21 @@ def _print_commands(console: Console, block: Commands) -> None:
             line = Text(f"{command:<{longest}}   ").append(why, _STYLES["quiet"])
             console.print(Padding(line, (0, 0, 0, MARGIN + 2), expand=False))
         else:
-            console.print(Padding(Text(command), (0, 0, 0, MARGIN + 2), expand=False))
+            shown = _continued(command, console.width - MARGIN - 2)
+            console.print(Padding(Text(shown), (0, 0, 0, MARGIN + 2), expand=False))
             _print(console, Text(why, _STYLES["quiet"]), indent=MARGIN + 6)
+
+
+def _continued(command: str, room: int) -> str:
+    """The command, continued on further lines where it is too long, ready to be copied."""
+    first, *flags = re.split(r" (?=--?[a-z])", command)
+    lines = [first]
+    for flag in flags:
+        if len(lines[-1]) + 1 + len(flag) + len(" \\") <= room:
+            lines[-1] += f" {flag}"
+        else:
+            lines.append(f"  {flag}")
+    return " \\\n".join(lines)
 
 
 def _pieces(table: Table, room: int) -> Iterator[Table]:

@@ -42,7 +42,7 @@ def load_step_model(path: Path, *, name: str | None = None) -> StepModel:
         if value is not None and 0 <= value <= LONGEST_S:
             times[key] = float(value)
         else:
-            said = "must be a time in seconds, 0 or more."
+            said = "must be a time in seconds, 0 or more." if key in values else "is missing."
             mistakes.append(InputError(said, hint="For example 0.009.", file=file, key=key))
     if not mistakes and not any(times.values()):
         said = "has 0 for every time."

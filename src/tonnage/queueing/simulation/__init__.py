@@ -231,9 +231,10 @@ Verdict = Literal["kept", "missed", "unresolved"]
 class Attainment:
     """One promise: the share of requests that kept it, and the percentile it is about.
 
-    Rejected, lost and unfinished requests miss every promise. `reached` is the promised percentile
-    over all requests (None when too many never answered), `verdict` compares its interval with the
-    limit: "unresolved" when that straddles it.
+    Rejected, lost and unfinished requests miss every promise; one that was answered with a single
+    token has no time per token, and no part in a promise of one. `reached` is the promised
+    percentile over all others (None when too many never answered), `verdict` compares its interval
+    with the limit: "unresolved" when that straddles it.
     """
 
     promise: Promise
@@ -259,9 +260,11 @@ class Summary:
     """What is told of a run. Counts are of the whole run, everything else of its steady window.
 
     `goodput_share` of the requests kept all promises together, `goodput_requests_per_s` of them a
-    second. `window_s` is from the first arrival that counts to the last. A metric that no request
-    has is None. `limits_hit` maps "max_num_seqs", "max_num_batched_tokens" and "kv" to the share of
-    steps in which that limit kept somebody waiting.
+    second. `unjudged` are promises on what none of them has, as a time per token where every answer
+    is one token. `window_s` is from the first arrival that counts to the last. A metric that no
+    request has is None, and so are rates where too few are counted to tell one. `limits_hit` maps
+    "max_num_seqs", "max_num_batched_tokens" and "kv" to the share of steps in which that limit kept
+    somebody waiting.
     """
 
     arrived: int
@@ -275,11 +278,12 @@ class Summary:
     tpot: Distribution | None
     e2e: Distribution | None
     attainments: tuple[Attainment, ...]
+    unjudged: tuple[Promise, ...] = ()
     goodput_share: Estimate | None
     goodput_requests_per_s: float | None
-    offered_requests_per_s: float
-    requests_per_s: float
-    output_tokens_per_s: float
+    offered_requests_per_s: float | None
+    requests_per_s: float | None
+    output_tokens_per_s: float | None
     stability: Stability
     kv_peak_fraction: float
     preemptions: int

@@ -43,7 +43,7 @@ from tonnage.queueing.simulation import (
     Timeline,
     Verdict,
 )
-from tonnage.units import format_number
+from tonnage.units import format_amount, format_number
 from tonnage.workload import PERCENTILES, Metric, Promise
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ STRETCHES = 100  # parts of the window whose means must not be alike
 MOST_ALIKE = 0.5  # correlation of neighbouring stretches beyond which batches are alike too
 LEAST_INDEPENDENT = 2  # requests; one alone decides nothing
 LEAST_FOR_STABILITY = 20  # requests
+LEAST_FOR_RATES = 20  # requests of a window that is part of a run
 # waiting more at the end of a period than at its beginning: beyond what a stable queue scatters by
 LEAST_LEFT, LEAST_LEFT_SHARE = 100, 0.01
 _ROUNDING = 1e-9  # relative; a metric that varies less than this does not vary
@@ -114,11 +115,12 @@ def summarise_together(
     metrics = _metrics(windows, network_s, recorded=recorded)
     distributions = {name: _distribution(metric) for name, metric in metrics.items()}
     stability = _stability(windows, [run.timeline for run in runs], cyclic=cyclic)
-    kept = [[felt_s <= p.limit_s for felt_s in metrics[p.metric].felt_s] for p in promises]
+    kept = [metrics[promise.metric].within(promise.limit_s) for promise in promises]
     goodput_share = None
     requests = sum(map(len, windows))
-    if promises and requests:
-        settled = all(metrics[p.metric].settled for p in promises)
+    concerned = [metrics[p.metric] for p in promises if metrics[p.metric].concerned]
+    if concerned:
+        settled = all(metric.settled for metric in concerned)
         together = [np.logical_and.reduce(each) for each in zip(*kept, strict=True)]
         goodput_share = _share(together, settled=settled)
     offered, achieved, tokens = _rates_per_s(windows, [run.records for run in runs])
@@ -152,12 +154,13 @@ def summarise_together(
                 recorded=recorded,
             )
             for promise, each in zip(promises, kept, strict=True)
-            if requests
+            if metrics[promise.metric].concerned
         ),
+        unjudged=tuple(p for p in promises if requests and not metrics[p.metric].concerned),
         goodput_share=goodput_share,
         goodput_requests_per_s=(
             None
-            if goodput_share is None
+            if goodput_share is None or achieved is None
             else goodput_share.value * min(offered or achieved, achieved)
         ),
         offered_requests_per_s=offered,
@@ -224,21 +227,33 @@ def _window_s(window: Records) -> tuple[float, float]:
 class _Metric:
     """One latency, in order of arrival, a column for each run.
 
-    `values_s` are of the finished requests that have it. `felt_s` is of every counted request:
-    infinite without an answer, 0 where it is undefined (the rate of a single token); `complete`
-    says that all have it, and both are the same. `settled` says that its batches, or the runs, can
-    be taken for independent.
+    `values_s` are of the finished requests that have it. `felt_s` also holds those without an
+    answer, as infinite: all but answers that have no such latency (the rate of a single token),
+    which `has` leaves out of the counted requests. `settled` says that its batches, or the runs,
+    can be taken for independent.
     """
 
     values_s: tuple[NDArray[np.float64], ...]
     felt_s: tuple[NDArray[np.float64], ...]
-    complete: bool
+    has: tuple[NDArray[np.bool_], ...]
     settled: bool
 
     @property
     def count(self) -> int:
         """How many requests have it."""
         return sum(map(len, self.values_s))
+
+    @property
+    def concerned(self) -> int:
+        """How many requests a promise of it is about: these, and those without an answer."""
+        return sum(map(len, self.felt_s))
+
+    def within(self, limit_s: float) -> list[NDArray[np.bool_]]:
+        """Which of all counted requests do not break a promise."""
+        kept = [~has for has in self.has]
+        for each, has, felt_s in zip(kept, self.has, self.felt_s, strict=True):
+            each[has] = felt_s <= limit_s
+        return kept
 
 
 def _metrics(
@@ -252,30 +267,34 @@ def _metrics(
         ttft_s = window.first_token_s - window.arrival_s + network_s
         e2e_s = window.last_token_s - window.arrival_s + network_s
         columns["ttft"].append(_column(ttft_s, finished, finished))
-        columns["tpot"].append(_column(np.where(gaps > 0, tpot_s, 0.0), finished, gaps > 0))
+        columns["tpot"].append(_column(tpot_s, finished, gaps > 0))
         columns["e2e"].append(_column(e2e_s, finished, finished))
     return {name: _metric(each, recorded=recorded) for name, each in columns.items()}
 
 
-_Column: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64]]"  # values, and as felt
+# values, the same as felt, and who they are of
+_Column: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]"
 
 
 def _column(
     seconds: NDArray[np.float64], finished: NDArray[np.bool_], defined: NDArray[np.bool_]
 ) -> _Column:
-    has = finished & defined
-    return (seconds, seconds) if has.all() else (seconds[has], np.where(finished, seconds, np.inf))
+    values = finished & defined
+    if values.all():
+        return seconds, seconds, values
+    has = defined | ~finished
+    return seconds[values], np.where(finished, seconds, np.inf)[has], has
 
 
 def _metric(columns: Sequence[_Column], *, recorded: bool) -> _Metric:
-    values_s = tuple(values for values, _ in columns)
+    values_s, felt_s, has = zip(*columns, strict=True)
     settled = _enough(values_s) and not recorded
     if len(values_s) < LEAST_RUNS:
         settled = settled and all(map(_settled, values_s))
     return _Metric(
         values_s=values_s,
-        felt_s=tuple(felt for _, felt in columns),
-        complete=all(values is felt for values, felt in columns),
+        felt_s=felt_s,
+        has=has,
         settled=settled,
     )
 
@@ -394,7 +413,7 @@ def _attainment(
 ) -> Attainment:
     if (
         distribution is not None
-        and metric.complete
+        and metric.count == metric.concerned
         and promise.percentile in distribution.percentiles
     ):
         felt = distribution.percentiles[promise.percentile]
@@ -402,6 +421,7 @@ def _attainment(
         each = (promise.percentile,)
         felt = _percentiles(metric.felt_s, each, settled=metric.settled)[promise.percentile]
     reached = felt if math.isfinite(felt.value) else None
+    kept = [each[has] for each, has in zip(kept, metric.has, strict=True)]
     return Attainment(
         promise=promise,
         share=_share(kept, settled=metric.settled),
@@ -547,13 +567,15 @@ def _waiting(window: Records, timeline: Timeline, at_s: NDArray[np.float64]) -> 
     return np.asarray(come - np.searchsorted(begun, at_s, side="right"), dtype=float)
 
 
-def _rates_per_s(
-    windows: Sequence[Records], every: Sequence[Records]
-) -> tuple[float, float, float]:
+_Rates: TypeAlias = "tuple[float | None, float | None, float | None]"
+
+
+def _rates_per_s(windows: Sequence[Records], every: Sequence[Records]) -> _Rates:
     """Requests offered, requests finished and output tokens of these, per second of the windows.
 
     Where nothing comes after a window that keeps the load on, what is finished is counted until the
-    last answer.
+    last answer. Of a few requests amid others there is no rate, and one alone does not arrive at
+    one.
     """
     offered_s = finished_s = 0.0
     offered = finished = tokens = 0
@@ -568,9 +590,11 @@ def _rates_per_s(
         offered += max(len(window) - 1, 0)
         finished += int(within.sum())
         tokens += int(records.output_tokens[within].sum())
-    if not finished_s:
-        return 0.0, 0.0, 0.0
-    return offered / offered_s, finished / finished_s, tokens / finished_s
+    counted = sum(map(len, windows))
+    amid_others = counted < sum(map(_arrived, every))
+    if not finished_s or (amid_others and counted < LEAST_FOR_RATES):
+        return None, None, None
+    return offered / offered_s if offered else None, finished / finished_s, tokens / finished_s
 
 
 def _notes(
@@ -585,19 +609,14 @@ def _notes(
 ) -> Iterator[str]:
     said = next((run.notes for run in runs if run.notes), ())
     yield from said if len(runs) == 1 else (f"In one of {len(runs)} runs: {note}" for note in said)
-    before = counted[0] * len(runs)
-    after = sum(len(run.records) for run in runs) - before - sum(map(len, windows))
-    if before or after:
-        yield (
-            f"{before:,} requests before the window and {after:,} after it are simulated,"
-            " not counted."
-        )
-    if not before:
+    if not counted[0]:
         yield "The fleet starts empty and its first requests are counted."
-    if status["lost"]:
-        yield f"{status['lost']:,} requests were lost with their replicas."
-    if status["unfinished"]:
-        yield f"{status['unfinished']:,} requests were unfinished at the end."
+    for count, told in (
+        (status["lost"], "lost with a replica that stopped"),
+        (status["unfinished"], "unfinished at the end"),
+    ):
+        if count:
+            yield f"{format_amount(count, 'requests')} {'was' if count == 1 else 'were'} {told}."
     if recorded:
         yield "These very requests are asked about, not others like them: there are no intervals."
         return
