@@ -18,7 +18,8 @@ from tonnage.report.figures import server_of
 PROVE = "--prove"
 _OF_A_PROOF = {"--requests", "--seed", "--workers"}
 _FORMATS = {"--weight-dtype", "--kv-dtype"}
-_LIMITS = {"--max-batch-size", "--max-batched-tokens"}  # of a search; a simulation has its own
+_SEARCHED = ("--max-batch-size", "--max-batched-tokens")
+_LIMITS = {"simulate": ("--max-num-seqs", "--max-num-batched-tokens"), "capacity": _SEARCHED}
 
 
 def simulate_command(plan: Plan, command: str) -> str | None:
@@ -40,13 +41,7 @@ def simulate_command(plan: Plan, command: str) -> str | None:
         servers = math.ceil(units / held if held else units * deployment.gpus / server.gpus)
         if replicas_in(candidate, deployment, servers * server.gpus) == units:
             units, name = servers, server.name
-    words = _asked_of("simulate", command, without=_OF_A_PROOF | _FORMATS | _LIMITS)
-    words += ["--fleet", _fleet(plan, units, name), *_formats(plan)]
-    sequences, tokens = _limits(plan)
-    if sequences is not None:
-        words += ["--max-num-seqs", str(sequences)]
-    if tokens is not None:
-        words += ["--max-num-batched-tokens", str(tokens)]
+    words = _on_fleet("simulate", command, plan, units, name)
     if trial.simulated_replicas != trial.replicas:
         words += ["--rate-factor", repr(trial.simulated_replicas / trial.replicas)]
     if trial.summary.counted != COUNTED_REQUESTS:
@@ -64,14 +59,17 @@ def capacity_command(plan: Plan, command: str) -> str | None:
     units, name = scenario.gpus, plan.deployment.gpu.name
     if server is not None and scenario.servers:
         units, name = scenario.servers, server.name
-    words = _asked_of("capacity", command, without=_OF_A_PROOF | _FORMATS | _LIMITS)
+    return _joined(_on_fleet("capacity", command, plan, units, name))
+
+
+def _on_fleet(asked: str, command: str, plan: Plan, units: int, name: str) -> list[str]:
+    """The words of the command as another one's, on units of this name as the plan has them."""
+    words = _asked_of(asked, command, without=_OF_A_PROOF | _FORMATS | set(_SEARCHED))
     words += ["--fleet", _fleet(plan, units, name), *_formats(plan)]
-    sequences, tokens = _limits(plan)
-    if sequences is not None:
-        words += ["--max-batch-size", str(sequences)]
-    if tokens is not None:
-        words += ["--max-batched-tokens", str(tokens)]
-    return _joined(words)
+    for flag, limit in zip(_LIMITS[asked], _limits(plan), strict=True):
+        if limit is not None:
+            words += [flag, str(limit)]
+    return words
 
 
 def _asked_of(name: str, command: str, *, without: Collection[str]) -> list[str]:
