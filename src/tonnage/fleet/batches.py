@@ -20,6 +20,8 @@ from tonnage.workload import Batch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from tonnage.fleet import Question, SimulationOptions
     from tonnage.queueing.simulation import Records, Simulated, Verdict
 
@@ -42,11 +44,15 @@ def batch_done(runs: Sequence[Simulated], batch: Batch) -> BatchDone:
 
     It misses its deadline when a request was not answered, and is unresolved where it goes on at a
     rate that was not steady yet. Its luck is how long the answers happen to be: ten batch means of
-    their tokens, of each run; from five runs on, how far these are apart.
+    their tokens, of each run; where the rest is reckoned from the rate, how long each tenth of the
+    steady part took; from five runs on, how far these are apart.
     """
     each_s = [_finish_s(run.records, batch) for run in runs]
     finish = Estimate(value=sum(each_s) / len(each_s))
-    figures = each_s if len(runs) >= LEAST_RUNS else _token_means(runs)
+    figures = each_s
+    if len(runs) < LEAST_RUNS:
+        whole = all(len(run.records) >= batch.requests for run in runs)
+        figures = _token_means(runs) if whole else _tenths_s(runs)
     if figures and math.isfinite(finish.value):
         off = student_t(len(figures) - 1, CONFIDENCE) * float(np.std(figures, ddof=1))
         half = finish.value * off / math.sqrt(len(figures)) / float(np.mean(figures))
@@ -76,13 +82,29 @@ def _steady(run: Simulated, batch: Batch) -> bool:
 
 def _finish_s(records: Records, batch: Batch) -> float:
     """When a run has answered all; infinite without any answer."""
-    ends_s = np.sort(records.last_token_s[records.status == FINISHED])
+    ends_s = _ends_s(records)
     if not len(ends_s):
         return math.inf
     left = max(batch.requests - len(records), 0.0)
     first, last = (int(share * (len(ends_s) - 1)) for share in STEADY)
     seconds = ends_s[last] - ends_s[first]
     return float(ends_s[-1] + (left * seconds / (last - first) if last > first else 0.0))
+
+
+def _ends_s(records: Records) -> NDArray[np.float64]:
+    """When each answer was whole, in order."""
+    return np.sort(records.last_token_s[records.status == FINISHED])
+
+
+def _tenths_s(runs: Sequence[Simulated]) -> list[float]:
+    """How long each tenth of the steady answers took, in each run."""
+    tenths: list[float] = []
+    for ends_s in (_ends_s(run.records) for run in runs):
+        first, last = (int(share * (len(ends_s) - 1)) for share in STEADY)
+        if last - first >= BATCHES:
+            marks = np.linspace(first, last, BATCHES + 1).astype(int)
+            tenths += np.diff(ends_s[marks]).tolist()
+    return tenths
 
 
 def _token_means(runs: Sequence[Simulated]) -> list[float]:
