@@ -220,6 +220,8 @@ def renewed(shown: Sequence[str], real: Sequence[str]) -> list[str]:
 
     The first and the last line of each part are looked up again by likeness, digits aside.
     """
+    if not difference(shown, real):
+        return list(shown)
     if not shown or LEFT_OUT not in {line.strip() for line in shown}:
         return list(real)
     result: list[str] = []
