@@ -150,9 +150,7 @@ def simulated_rationale(rows: Iterable[Rationale], scenario: Scenario) -> tuple[
 def _simulated(row: Rationale, trial: Trial) -> Rationale:
     """The derivation of a percentile that was seen in a simulation."""
     metric, percentile = row.figure.split("_")[:2]
-    found = {"ttft": trial.summary.ttft, "tpot": trial.summary.tpot, "e2e": trial.summary.e2e}[
-        metric
-    ]
+    found = trial.summary.distributions[metric]
     estimate = found.percentiles[float(percentile.removeprefix("p"))] if found else None
     interval = {}
     if estimate is not None and estimate.low is not None and estimate.high is not None:

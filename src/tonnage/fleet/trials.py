@@ -225,10 +225,10 @@ def _figures(
     """
     stable = summary.stability.stable
     percentiles: dict[str, float | None] = {}
-    for name, found in (("ttft", summary.ttft), ("tpot", summary.tpot), ("e2e", summary.e2e)):
+    for name, found in summary.distributions.items():
+        known = found.percentiles if found is not None and stable else None
         for p in PERCENTILES:
-            known = found is not None and stable
-            percentiles[f"{name}_p{p:g}_s"] = found.percentiles[p].value if known else None  # type: ignore[union-attr]
+            percentiles[f"{name}_p{p:g}_s"] = known[p].value if known is not None else None
     offered = summary.offered_requests_per_s
     begin_s, end_s = summary.window_s
     at_s = simulated.timeline.at_s

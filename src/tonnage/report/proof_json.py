@@ -60,11 +60,10 @@ def scenario_proof_data(proof: ScenarioProof | None) -> Json | None:
 
 def _trial(trial: Trial) -> Json:
     summary = trial.summary
-    found = {"ttft": summary.ttft, "tpot": summary.tpot, "e2e": summary.e2e}
     stable = summary.stability.stable
     p95 = {
         metric: each.percentiles[95.0]
-        for metric, each in found.items()
+        for metric, each in summary.distributions.items()
         if each is not None and stable
     }
     return {

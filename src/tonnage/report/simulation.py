@@ -141,7 +141,9 @@ def _headline(answer: SimulationAnswer) -> Headline:
         return Headline(
             label="Simulated",
             answer=f"{carried} answered",
-            facts=tuple(_mean_fact(name, each) for name, each in _distributions(summary) if each),
+            facts=tuple(
+                _mean_fact(name, each) for name, each in summary.distributions.items() if each
+            ),
             notes=unjudged
             or ("Nothing is promised: --ttft-p95 and --tpot-p95 say what is good enough.",),
         )
@@ -276,10 +278,6 @@ def _warnings(answer: SimulationAnswer) -> Section | None:
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _distributions(summary: Summary) -> tuple[tuple[str, Distribution | None], ...]:
-    return (("ttft", summary.ttft), ("tpot", summary.tpot), ("e2e", summary.e2e))
-
-
 def _latency(answer: SimulationAnswer) -> Section | None:
     summary = answer.summary
     rows = [
@@ -290,7 +288,7 @@ def _latency(answer: SimulationAnswer) -> Section | None:
                 for estimate in (found.mean, *map(found.percentiles.get, PERCENTILES))
             ),
         )
-        for name, found in _distributions(summary)
+        for name, found in summary.distributions.items()
         if found is not None
     ]
     if not rows:
@@ -303,7 +301,7 @@ def _latency(answer: SimulationAnswer) -> Section | None:
     if intervals_from(answer) == "seeds":
         how = f"from {len(answer.runs)} seeds"
     told = f"Below each figure its 90 % interval ({how}): how much of it is luck."
-    known = any(each and each.mean.low is not None for _, each in _distributions(summary))
+    known = any(each and each.mean.low is not None for each in summary.distributions.values())
     alone = "No figure has an interval; why is under “Good to know”."
     return Section(
         id="latency",

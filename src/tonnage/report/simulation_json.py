@@ -157,11 +157,7 @@ def _why_null(answer: SimulationAnswer) -> dict[str, str]:
     summary = answer.summary
     reasons = {
         f"{name}_s": "no request of the steady window has this"
-        for name, distribution in (
-            ("ttft", summary.ttft),
-            ("tpot", summary.tpot),
-            ("e2e", summary.e2e),
-        )
+        for name, distribution in summary.distributions.items()
         if distribution is None
     }
     unjudged = {promise_key(each): unjudged_words(each) for each in summary.unjudged}

@@ -290,3 +290,8 @@ class Summary:
     prefix_hit_share: float
     limits_hit: Mapping[str, float]
     notes: tuple[str, ...]
+
+    @property
+    def distributions(self) -> dict[str, Distribution | None]:
+        """The three latencies by name."""
+        return {"ttft": self.ttft, "tpot": self.tpot, "e2e": self.e2e}
